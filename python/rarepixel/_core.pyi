@@ -1,0 +1,3 @@
+# The Rust extension. Checked against the built module by stubtest (make lint).
+
+def build_info() -> dict[str, str]: ...

@@ -1,0 +1,9 @@
+//! Fused losses for rare pixels, and the xBD tiles to train them on.
+//!
+//! The crate is the Rust core of the Python package `rarepixel`; [`python`] is the only module that knows Python.
+
+pub mod error;
+#[cfg(feature = "python")]
+mod python;
+
+pub use error::{Error, Result};

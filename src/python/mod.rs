@@ -1,0 +1,12 @@
+//! The Python module `rarepixel._core`: the only code that names PyO3.
+
+mod build_info;
+mod error;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+mod _core {
+    #[pymodule_export]
+    use super::build_info::build_info;
+}
