@@ -3,7 +3,9 @@
 //! The crate is the Rust core of the Python package `rarepixel`; [`python`] is the only module that knows Python.
 
 pub mod error;
+pub mod loss;
 #[cfg(feature = "python")]
 mod python;
+pub mod tensor;
 
 pub use error::{Error, Result};
