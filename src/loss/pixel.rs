@@ -108,7 +108,7 @@ fn focal_power<R: Real>(gamma: f64, u: R, ps: R) -> (R, R) {
         let ratio = ps / safe;
         let slope = power * ratio.mul_add(R::splat(gamma), R::one());
         // A nan (nan logits) fails `positive` too: hand it on instead of 0.
-        let zero = u - u; // nan where u is nan
+        let zero = R::zero().min(u); // u is 0 here, or nan
         (R::select(positive, power, zero), R::select(positive, slope, zero))
     }
 }

@@ -1,0 +1,127 @@
+//! Threads of our own, which survive a fork and do not wake for small work.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+/// More threads than this are not used.
+pub const MAX_THREADS: usize = 256;
+
+struct Pool {
+    process: u32,
+    threads: ThreadPool,
+}
+
+/// One pool for each number of threads, made when it is first asked for and kept for the life of the process.
+static POOLS: [AtomicPtr<Pool>; MAX_THREADS] = [const { AtomicPtr::new(std::ptr::null_mut()) }; MAX_THREADS];
+
+/// The pool of `count` threads of this process.
+///
+/// A forked child has the parent's pool but none of its threads, and would wait for them for ever: so a pool belongs to a
+/// process id. There is no lock here for a fork to leave locked.
+fn pool(count: usize) -> &'static ThreadPool {
+    let slot = &POOLS[count - 1];
+    let process = std::process::id();
+    let current = slot.load(Ordering::Acquire);
+    // SAFETY: a slot holds null or a leaked box, which is never freed.
+    if let Some(pool) = unsafe { current.as_ref() }.filter(|pool| pool.process == process) {
+        return &pool.threads;
+    }
+    let threads = ThreadPoolBuilder::new()
+        .num_threads(count)
+        .thread_name(|index| format!("rarepixel-{index}"))
+        .build()
+        .expect("the system refused to start threads");
+    let made = Box::into_raw(Box::new(Pool { process, threads }));
+    match slot.compare_exchange(current, made, Ordering::AcqRel, Ordering::Acquire) {
+        // SAFETY: `made` was leaked just now.
+        Ok(_) => unsafe { &(*made).threads },
+        Err(winner) => {
+            // SAFETY: `made` was never published; dropping it ends its threads. The winner is a leaked box of this process.
+            unsafe {
+                drop(Box::from_raw(made));
+                &(*winner).threads
+            }
+        }
+    }
+}
+
+/// Do `work(scratch, job)` for every job in 0..jobs on up to `threads` threads, this one among them; the results in job order.
+///
+/// Each thread makes its own scratch. Which thread does which job varies; the order of the results does not.
+pub fn run<S, R: Send>(
+    threads: usize,
+    jobs: usize,
+    scratch: impl Fn() -> S + Sync,
+    work: impl Fn(&mut S, usize) -> R + Sync,
+) -> Vec<R> {
+    let helpers = threads.min(jobs).min(MAX_THREADS + 1).saturating_sub(1);
+    if helpers == 0 {
+        let mut scratch = scratch();
+        return (0..jobs).map(|job| work(&mut scratch, job)).collect();
+    }
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(Vec::with_capacity(jobs));
+    let participate = || {
+        let mut scratch = scratch();
+        let mut results = Vec::new();
+        loop {
+            let job = next.fetch_add(1, Ordering::Relaxed);
+            if job >= jobs {
+                break;
+            }
+            results.push((job, work(&mut scratch, job)));
+        }
+        done.lock().expect("no holder panics").append(&mut results);
+    };
+    pool(threads.min(MAX_THREADS + 1) - 1).in_place_scope(|scope| {
+        for _ in 0..helpers {
+            scope.spawn(|_| participate());
+        }
+        participate();
+    });
+    let mut done = done.into_inner().expect("no holder panics");
+    done.sort_unstable_by_key(|(job, _)| *job);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
+/// The threads to use where the caller does not say: `RAREPIXEL_NUM_THREADS`, else the machine's.
+pub fn default_threads() -> usize {
+    std::env::var("RAREPIXEL_NUM_THREADS")
+        .ok()
+        .and_then(|value| value.parse().ok())
+        .filter(|&count| count > 0)
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_in_job_order() {
+        for threads in [1, 2, 3, 7] {
+            for jobs in [0, 1, 2, 100] {
+                let squares = run(threads, jobs, || (), |(), job| job * job);
+                assert_eq!(squares, (0..jobs).map(|job| job * job).collect::<Vec<_>>());
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
+        let result = std::panic::catch_unwind(|| run(2, 10, || (), |(), job| assert!(job != 5)));
+        assert!(result.is_err());
+        assert_eq!(run(2, 3, || (), |(), job| job), [0, 1, 2]);
+    }
+
+    #[test]
+    fn many_callers_at_once() {
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| assert_eq!(run(3, 50, || (), |(), job| job).len(), 50));
+            }
+        });
+    }
+}

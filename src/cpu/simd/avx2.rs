@@ -1,0 +1,168 @@
+//! AVX2 with FMA: eight singles.
+//!
+//! Every method is `inline(always)` and is only reached from functions compiled with these instructions, which
+//! `InstructionSet::available` has found on the machine: see `intrinsics!`.
+
+use std::arch::x86_64::*;
+use std::ops::{Add, Div, Mul, Neg, Sub};
+
+use super::elementary::{self, SingleBits};
+use half::{bf16, f16};
+
+use super::{MAX_LANES, Vector};
+use crate::loss::real::Real;
+
+/// Eight singles.
+#[derive(Clone, Copy)]
+pub struct F32x8(__m256);
+
+operators!(F32x8, _mm256_add_ps, _mm256_sub_ps, _mm256_mul_ps, _mm256_div_ps);
+
+impl Neg for F32x8 {
+    type Output = Self;
+    #[inline(always)]
+    fn neg(self) -> Self {
+        Self(intrinsics!(_mm256_xor_ps(self.0, _mm256_set1_ps(-0.0))))
+    }
+}
+
+impl Real for F32x8 {
+    type Mask = __m256;
+    #[inline(always)]
+    fn splat(value: f64) -> Self {
+        Self(intrinsics!(_mm256_set1_ps(value as f32)))
+    }
+    #[inline(always)]
+    fn mul_add(self, factor: Self, term: Self) -> Self {
+        Self(intrinsics!(_mm256_fmadd_ps(self.0, factor.0, term.0)))
+    }
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        Self(intrinsics!(_mm256_max_ps(self.0, other.0)))
+    }
+    #[inline(always)]
+    fn min(self, other: Self) -> Self {
+        Self(intrinsics!(_mm256_min_ps(self.0, other.0)))
+    }
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        Self(intrinsics!(_mm256_sqrt_ps(self.0)))
+    }
+    #[inline(always)]
+    fn exp(self) -> Self {
+        elementary::exp(self)
+    }
+    #[inline(always)]
+    fn exp_m1(self) -> Self {
+        elementary::exp_m1(self)
+    }
+    #[inline(always)]
+    fn ln(self) -> Self {
+        elementary::ln(self)
+    }
+    #[inline(always)]
+    fn equals(self, other: Self) -> __m256 {
+        intrinsics!(_mm256_cmp_ps::<_CMP_EQ_OQ>(self.0, other.0))
+    }
+    #[inline(always)]
+    fn greater(self, other: Self) -> __m256 {
+        intrinsics!(_mm256_cmp_ps::<_CMP_GT_OQ>(self.0, other.0))
+    }
+    #[inline(always)]
+    fn select(mask: __m256, yes: Self, no: Self) -> Self {
+        Self(intrinsics!(_mm256_blendv_ps(no.0, yes.0, mask)))
+    }
+}
+
+/// 2^n for integral n in [-126, 127].
+#[inline(always)]
+fn power_of_two(n: __m256i) -> __m256 {
+    intrinsics!(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127)))))
+}
+
+impl SingleBits for F32x8 {
+    #[inline(always)]
+    fn round(self) -> Self {
+        Self(intrinsics!(_mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0)))
+    }
+    #[inline(always)]
+    fn scale(self, n: Self) -> Self {
+        intrinsics!({
+            // Two steps, so that each factor is a normal number.
+            let n = _mm256_cvtps_epi32(n.0);
+            let half = _mm256_srai_epi32::<1>(n);
+            let once = _mm256_mul_ps(self.0, power_of_two(half));
+            Self(_mm256_mul_ps(once, power_of_two(_mm256_sub_epi32(n, half))))
+        })
+    }
+    #[inline(always)]
+    fn split(self) -> (Self, Self) {
+        intrinsics!({
+            let bits = _mm256_castps_si256(self.0);
+            let exponent = _mm256_srai_epi32::<23>(_mm256_sub_epi32(bits, _mm256_set1_epi32(0x3f35_04f3)));
+            let mantissa = _mm256_sub_epi32(bits, _mm256_slli_epi32::<23>(exponent));
+            (Self(_mm256_castsi256_ps(mantissa)), Self(_mm256_cvtepi32_ps(exponent)))
+        })
+    }
+}
+
+impl Vector for F32x8 {
+    type Element = f32;
+    const LANES: usize = 8;
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        Self(intrinsics!(_mm256_loadu_ps(from)))
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        intrinsics!(_mm256_storeu_ps(to, self.0))
+    }
+    #[inline(always)]
+    unsafe fn load_f16(from: *const f16) -> Self {
+        Self(intrinsics!(_mm256_cvtph_ps(_mm_loadu_si128(from.cast()))))
+    }
+    #[inline(always)]
+    unsafe fn store_f16(self, to: *mut f16) {
+        intrinsics!(_mm_storeu_si128(to.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0)))
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const bf16) -> Self {
+        intrinsics!({
+            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+            Self(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide)))
+        })
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut bf16) {
+        intrinsics!({
+            // Round to nearest even by adding 0x7fff and the lowest kept bit; a nan must not be carried over into infinity.
+            let bits = _mm256_castps_si256(self.0);
+            let lowest = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(lowest, _mm256_set1_epi32(0x7fff)));
+            let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(self.0, self.0));
+            let kept = _mm256_blendv_epi8(rounded, _mm256_set1_epi32(0x7fc0_0000), nan);
+            let high = _mm256_srli_epi32::<16>(kept);
+            // Packing works within each half of the register: put the two halves together afterwards.
+            let packed = _mm256_permute4x64_epi64::<0b1000>(_mm256_packus_epi32(high, high));
+            _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(packed));
+        })
+    }
+    #[inline(always)]
+    fn add_to(self, sums: &mut [f64; MAX_LANES]) {
+        intrinsics!({
+            let low = _mm256_cvtps_pd(_mm256_castps256_ps128(self.0));
+            let high = _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(self.0));
+            let to = sums.as_mut_ptr();
+            _mm256_storeu_pd(to, _mm256_add_pd(_mm256_loadu_pd(to), low));
+            _mm256_storeu_pd(to.add(4), _mm256_add_pd(_mm256_loadu_pd(to.add(4)), high));
+        })
+    }
+    #[inline(always)]
+    fn all(mask: __m256) -> bool {
+        intrinsics!(_mm256_movemask_ps(mask) == 0xff)
+    }
+    #[inline(always)]
+    fn any(mask: __m256) -> bool {
+        intrinsics!(_mm256_movemask_ps(mask) != 0)
+    }
+}

@@ -1,0 +1,153 @@
+//! AVX-512: sixteen singles, with mask registers.
+//!
+//! Every method is `inline(always)` and is only reached from functions compiled with these instructions, which
+//! `InstructionSet::available` has found on the machine: see `intrinsics!`.
+
+use std::arch::x86_64::*;
+use std::ops::{Add, Div, Mul, Neg, Sub};
+
+use super::elementary::{self, SingleBits};
+use half::{bf16, f16};
+
+use super::{MAX_LANES, Vector};
+use crate::loss::real::Real;
+
+/// Sixteen singles.
+#[derive(Clone, Copy)]
+pub struct F32x16(__m512);
+
+operators!(F32x16, _mm512_add_ps, _mm512_sub_ps, _mm512_mul_ps, _mm512_div_ps);
+
+impl Neg for F32x16 {
+    type Output = Self;
+    #[inline(always)]
+    fn neg(self) -> Self {
+        Self(intrinsics!(_mm512_xor_ps(self.0, _mm512_set1_ps(-0.0))))
+    }
+}
+
+impl Real for F32x16 {
+    type Mask = __mmask16;
+    #[inline(always)]
+    fn splat(value: f64) -> Self {
+        Self(intrinsics!(_mm512_set1_ps(value as f32)))
+    }
+    #[inline(always)]
+    fn mul_add(self, factor: Self, term: Self) -> Self {
+        Self(intrinsics!(_mm512_fmadd_ps(self.0, factor.0, term.0)))
+    }
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        Self(intrinsics!(_mm512_max_ps(self.0, other.0)))
+    }
+    #[inline(always)]
+    fn min(self, other: Self) -> Self {
+        Self(intrinsics!(_mm512_min_ps(self.0, other.0)))
+    }
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        Self(intrinsics!(_mm512_sqrt_ps(self.0)))
+    }
+    #[inline(always)]
+    fn exp(self) -> Self {
+        elementary::exp(self)
+    }
+    #[inline(always)]
+    fn exp_m1(self) -> Self {
+        elementary::exp_m1(self)
+    }
+    #[inline(always)]
+    fn ln(self) -> Self {
+        elementary::ln(self)
+    }
+    #[inline(always)]
+    fn equals(self, other: Self) -> __mmask16 {
+        intrinsics!(_mm512_cmp_ps_mask::<_CMP_EQ_OQ>(self.0, other.0))
+    }
+    #[inline(always)]
+    fn greater(self, other: Self) -> __mmask16 {
+        intrinsics!(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(self.0, other.0))
+    }
+    #[inline(always)]
+    fn select(mask: __mmask16, yes: Self, no: Self) -> Self {
+        Self(intrinsics!(_mm512_mask_blend_ps(mask, no.0, yes.0)))
+    }
+}
+
+impl SingleBits for F32x16 {
+    #[inline(always)]
+    fn round(self) -> Self {
+        Self(intrinsics!(_mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0)))
+    }
+    #[inline(always)]
+    fn scale(self, n: Self) -> Self {
+        Self(intrinsics!(_mm512_scalef_ps(self.0, n.0)))
+    }
+    #[inline(always)]
+    fn split(self) -> (Self, Self) {
+        intrinsics!({
+            let bits = _mm512_castps_si512(self.0);
+            let exponent = _mm512_srai_epi32::<23>(_mm512_sub_epi32(bits, _mm512_set1_epi32(0x3f35_04f3)));
+            let mantissa = _mm512_sub_epi32(bits, _mm512_slli_epi32::<23>(exponent));
+            (Self(_mm512_castsi512_ps(mantissa)), Self(_mm512_cvtepi32_ps(exponent)))
+        })
+    }
+}
+
+impl Vector for F32x16 {
+    type Element = f32;
+    const LANES: usize = 16;
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        Self(intrinsics!(_mm512_loadu_ps(from)))
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        intrinsics!(_mm512_storeu_ps(to, self.0))
+    }
+    #[inline(always)]
+    unsafe fn load_f16(from: *const f16) -> Self {
+        Self(intrinsics!(_mm512_cvtph_ps(_mm256_loadu_si256(from.cast()))))
+    }
+    #[inline(always)]
+    unsafe fn store_f16(self, to: *mut f16) {
+        intrinsics!(_mm256_storeu_si256(to.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0)))
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const bf16) -> Self {
+        intrinsics!({
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+            Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide)))
+        })
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut bf16) {
+        intrinsics!({
+            // Round to nearest even by adding 0x7fff and the lowest kept bit; a nan must not be carried over into infinity.
+            let bits = _mm512_castps_si512(self.0);
+            let lowest = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(lowest, _mm512_set1_epi32(0x7fff)));
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0);
+            let kept = _mm512_mask_blend_epi32(nan, rounded, _mm512_set1_epi32(0x7fc0_0000));
+            _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(kept)));
+        })
+    }
+    #[inline(always)]
+    fn add_to(self, sums: &mut [f64; MAX_LANES]) {
+        intrinsics!({
+            let low = _mm512_cvtps_pd(_mm512_castps512_ps256(self.0));
+            let high = _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(self.0));
+            let to = sums.as_mut_ptr();
+            _mm512_storeu_pd(to, _mm512_add_pd(_mm512_loadu_pd(to), low));
+            _mm512_storeu_pd(to.add(8), _mm512_add_pd(_mm512_loadu_pd(to.add(8)), high));
+        })
+    }
+    #[inline(always)]
+    fn all(mask: __mmask16) -> bool {
+        mask == u16::MAX
+    }
+    #[inline(always)]
+    fn any(mask: __mmask16) -> bool {
+        mask != 0
+    }
+}

@@ -1,0 +1,172 @@
+//! exp, expm1 and log of single-precision registers, written once for every instruction set.
+//!
+//! The polynomials are minimax fits (Lawson's iteration) of the relative error; the errors are tested below against double
+//! precision, over the whole range.
+
+use crate::loss::real::Real;
+
+/// What exp and log need of a register beside arithmetic.
+pub trait SingleBits: Real {
+    /// Round to the nearest integer, ties to even.
+    fn round(self) -> Self;
+    /// self * 2^n for an integral n in [-252, 252], rounded once (denormals and overflow included).
+    fn scale(self, n: Self) -> Self;
+    /// (m, e) with self = m 2^e, sqrt(1/2) <= m < sqrt(2), for positive normal numbers.
+    fn split(self) -> (Self, Self);
+}
+
+const LN_2: f64 = std::f64::consts::LN_2;
+/// The leading ten bits of ln 2: its product with an exponent is exact even where there is no fused multiply-add.
+const LN_2_HIGH: f64 = 0.693_359_375;
+const LN_2_LOW: f64 = LN_2 - LN_2_HIGH;
+
+/// x = n ln 2 + r with |r| <= ln 2 / 2: returns (n, r, e^r - 1).
+#[inline(always)]
+fn reduce<V: SingleBits>(x: V) -> (V, V) {
+    let n = (x * V::splat(std::f64::consts::LOG2_E)).round();
+    let r = n.mul_add(V::splat(-LN_2_LOW), n.mul_add(V::splat(-LN_2_HIGH), x));
+    // e^r - 1 = r + r^2 q(r); |error| < 3.1e-9 e^r. Estrin's scheme: shorter chains than Horner's.
+    let square = r * r;
+    let low = r.mul_add(V::splat(0.166_665_2), V::splat(0.499_999_94));
+    let high = r.mul_add(V::splat(0.008_368_851), V::splat(0.041_668_4));
+    let q = square.mul_add(square.mul_add(V::splat(0.001_381_432), high), low);
+    (n, square.mul_add(q, r))
+}
+
+/// e^x over the whole range; 0 below -104, inf above 88.73, nan for nan.
+#[inline(always)]
+pub fn exp<V: SingleBits>(x: V) -> V {
+    // The bounds keep n finite for infinite x; a nan passes, since the second operand is the one kept.
+    let x = V::splat(-150.0).max(V::splat(150.0).min(x));
+    let (n, y) = reduce(x);
+    (y + V::one()).scale(n)
+}
+
+/// e^x - 1 for x <= 0.
+#[inline(always)]
+pub fn exp_m1<V: SingleBits>(x: V) -> V {
+    let (n, y) = reduce(V::splat(-150.0).max(x));
+    // 2^n (e^r - 1) + (2^n - 1): no cancellation, as n <= 0 there.
+    let power = V::one().scale(n);
+    y.mul_add(power, power - V::one())
+}
+
+/// log x; -inf for 0, nan below 0, inf for inf, nan for nan.
+#[inline(always)]
+pub fn ln<V: SingleBits>(x: V) -> V {
+    // Denormals are brought into the normal range first.
+    let tiny = V::splat(f64::from(f32::MIN_POSITIVE)).greater(x);
+    let scaled = V::select(tiny, x * V::splat(8_388_608.0), x);
+    let (m, e) = scaled.split();
+    let e = V::select(tiny, e - V::splat(23.0), e);
+    // log(1 + f) = f - f^2 / 2 + f^3 q(f); relative error < 6e-9.
+    let f = m - V::one();
+    let square = f * f;
+    let fourth = square * square;
+    let a = f.mul_add(V::splat(-0.250_008_29), V::splat(0.333_333_3));
+    let b = f.mul_add(V::splat(-0.166_230_3), V::splat(0.200_011_43));
+    let c = f.mul_add(V::splat(-0.131_655_07), V::splat(0.142_035_05));
+    let d = f.mul_add(V::splat(-0.076_056_86), V::splat(0.127_510_22));
+    let q = fourth.mul_add(square.mul_add(d, c), square.mul_add(b, a));
+    let y = (square * f).mul_add(q, e * V::splat(LN_2_LOW));
+    let y = square.mul_add(V::splat(-0.5), y);
+    let finite = e.mul_add(V::splat(LN_2_HIGH), f + y);
+    let inf = V::splat(f64::INFINITY);
+    let not_positive = V::select(x.equals(V::zero()), -inf, V::splat(f64::NAN));
+    let special = V::select(x.equals(inf), inf, not_positive);
+    let ordinary = x.greater(V::zero());
+    V::select(ordinary, V::select(x.equals(inf), special, finite), special)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::cpu::simd::portable::F32x8;
+    use crate::cpu::simd::{InstructionSet, Vector};
+
+    /// The distance of `got` from `truth` in units of the last place of the nearest single.
+    fn ulp(got: f32, truth: f64) -> f64 {
+        let nearest = truth as f32;
+        if got == nearest || (got.is_nan() && truth.is_nan()) {
+            return 0.0;
+        }
+        let spacing = f64::from(f32::from_bits(nearest.abs().to_bits() + 1)) - f64::from(nearest.abs());
+        ((f64::from(got) - truth) / spacing).abs()
+    }
+
+    /// The largest error of `function` over `inputs`, with the input it is at.
+    fn worst<V: Vector<Element = f32>>(
+        inputs: &[f32],
+        function: impl Fn(V) -> V,
+        truth: impl Fn(f64) -> f64,
+    ) -> (f64, f32) {
+        let mut worst = (0.0, 0.0);
+        let mut buffer = vec![0.0f32; V::LANES];
+        for chunk in inputs.chunks_exact(V::LANES) {
+            // SAFETY: chunk and buffer hold LANES elements.
+            unsafe { function(V::load(chunk.as_ptr())).store(buffer.as_mut_ptr()) };
+            for (&x, &y) in chunk.iter().zip(&buffer) {
+                let error = ulp(y, truth(f64::from(x)));
+                if error > worst.0 {
+                    worst = (error, x);
+                }
+            }
+        }
+        worst
+    }
+
+    /// Every `step`th single of one sign, in order: denormals, normals and infinity.
+    fn singles(negative: bool, step: usize) -> Vec<f32> {
+        let sign = u32::from(negative) << 31;
+        (0..=0x7f80_0000u32).step_by(step).map(|bits| f32::from_bits(bits | sign)).collect()
+    }
+
+    fn check<V: Vector<Element = f32>>(name: &str) {
+        let negative = singles(true, 997);
+        let positive = singles(false, 997);
+        for (what, inputs, bound, error) in [
+            ("exp-", &negative, 1.1, worst::<V>(&negative, V::exp, f64::exp)),
+            ("exp+", &positive, 1.1, worst::<V>(&positive, V::exp, f64::exp)),
+            ("expm1", &negative, 1.6, worst::<V>(&negative, V::exp_m1, f64::exp_m1)),
+            ("ln", &positive, 1.1, worst::<V>(&positive, V::ln, f64::ln)),
+        ] {
+            println!("{name} {what}: {:.3} ulp at {:e}", error.0, error.1);
+            assert!(error.0 <= bound, "{name} {what} of {} inputs: {error:?}", inputs.len());
+        }
+        let special = |function: fn(V) -> V, x: f64| function(V::splat(x)).sum() / V::LANES as f64;
+        assert!(special(V::exp, f64::NAN).is_nan() && special(V::ln, f64::NAN).is_nan());
+        assert!(special(V::exp_m1, f64::NAN).is_nan() && special(V::ln, -1.0).is_nan());
+        assert_eq!(special(V::exp, f64::NEG_INFINITY), 0.0);
+        assert_eq!(special(V::exp, f64::INFINITY), f64::INFINITY);
+        assert_eq!(special(V::exp_m1, f64::NEG_INFINITY), -1.0);
+        assert_eq!(special(V::ln, 0.0), f64::NEG_INFINITY);
+        assert_eq!(special(V::ln, f64::INFINITY), f64::INFINITY);
+    }
+
+    #[test]
+    fn within_the_stated_ulp_everywhere() {
+        check::<F32x8>("portable");
+        for set in InstructionSet::available() {
+            match set {
+                InstructionSet::Portable => {}
+                // SAFETY: `available` says that the machine has these instructions.
+                #[cfg(target_arch = "x86_64")]
+                InstructionSet::Avx2 => unsafe { avx2() },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                InstructionSet::Avx512 => unsafe { avx512() },
+            }
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn avx2() {
+        check::<crate::cpu::simd::avx2::F32x8>("avx2");
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512dq,avx2,fma,f16c")]
+    fn avx512() {
+        check::<crate::cpu::simd::avx512::F32x16>("avx512");
+    }
+}

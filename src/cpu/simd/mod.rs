@@ -1,0 +1,229 @@
+//! Registers of pixels: one thin module for each instruction set, chosen at run time.
+//!
+//! The loss code is written once over [`Vector`]. On 64-bit Arm the portable module is compiled to NEON, which every such
+//! machine has, so it needs no module of its own.
+
+/// Intrinsics of the module's instruction set.
+#[cfg(target_arch = "x86_64")]
+macro_rules! intrinsics {
+    ($body:expr) => {
+        // SAFETY: the registers' methods are `inline(always)` and reached only from functions compiled with these
+        // instructions, which `InstructionSet::available` has found on this machine; what a pointer points to is the promise
+        // of the caller of `load` and `store`.
+        unsafe { $body }
+    };
+}
+
+/// Arithmetic operators of a register type from its intrinsics.
+#[cfg(target_arch = "x86_64")]
+macro_rules! operators {
+    ($name:ident, $add:ident, $sub:ident, $mul:ident, $div:ident) => {
+        operators!(@one $name, Add, add, $add);
+        operators!(@one $name, Sub, sub, $sub);
+        operators!(@one $name, Mul, mul, $mul);
+        operators!(@one $name, Div, div, $div);
+    };
+    (@one $name:ident, $operator:ident, $method:ident, $intrinsic:ident) => {
+        impl $operator for $name {
+            type Output = Self;
+            #[inline(always)]
+            fn $method(self, other: Self) -> Self {
+                Self(intrinsics!($intrinsic(self.0, other.0)))
+            }
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+pub mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub mod avx512;
+pub mod elementary;
+pub mod portable;
+
+use std::sync::OnceLock;
+
+use half::{bf16, f16};
+
+use crate::loss::real::Real;
+
+/// The widest register, in elements: tiles are padded to a multiple of it.
+pub const MAX_LANES: usize = 16;
+
+/// The types that losses are computed in.
+pub trait Element: Copy + Send + Sync + Default + 'static {
+    /// From double, rounded.
+    fn from_f64(value: f64) -> Self;
+    /// To double, exact.
+    fn to_f64(self) -> f64;
+}
+
+impl Element for f32 {
+    fn from_f64(value: f64) -> Self {
+        value as f32
+    }
+    fn to_f64(self) -> f64 {
+        f64::from(self)
+    }
+}
+
+impl Element for f64 {
+    fn from_f64(value: f64) -> Self {
+        value
+    }
+    fn to_f64(self) -> f64 {
+        self
+    }
+}
+
+/// A register of pixels.
+pub trait Vector: Real {
+    /// What a lane holds.
+    type Element: Element;
+    /// How many.
+    const LANES: usize;
+
+    /// Read `LANES` elements, aligned or not.
+    ///
+    /// # Safety
+    /// They must be readable.
+    unsafe fn load(from: *const Self::Element) -> Self;
+    /// Write `LANES` elements, aligned or not.
+    ///
+    /// # Safety
+    /// They must be writable.
+    unsafe fn store(self, to: *mut Self::Element);
+    /// Read `LANES` halves.
+    ///
+    /// # Safety
+    /// They must be readable.
+    #[inline(always)]
+    unsafe fn load_f16(from: *const f16) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { load_each(from, |x| Self::Element::from_f64(x.to_f64())) }
+    }
+    /// Write `LANES` halves, rounded to nearest even.
+    ///
+    /// # Safety
+    /// They must be writable.
+    #[inline(always)]
+    unsafe fn store_f16(self, to: *mut f16) {
+        // SAFETY: the caller's promise.
+        unsafe { store_each(self, to, |x| f16::from_f64(x.to_f64())) }
+    }
+    /// Read `LANES` bfloat16.
+    ///
+    /// # Safety
+    /// They must be readable.
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const bf16) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { load_each(from, |x| Self::Element::from_f64(x.to_f64())) }
+    }
+    /// Write `LANES` bfloat16, rounded to nearest even.
+    ///
+    /// # Safety
+    /// They must be writable.
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut bf16) {
+        // SAFETY: the caller's promise.
+        unsafe { store_each(self, to, |x| bf16::from_f64(x.to_f64())) }
+    }
+    /// The lanes as doubles, added to `sums`.
+    fn add_to(self, sums: &mut [f64; MAX_LANES]);
+    /// Whether the mask holds in every lane.
+    fn all(mask: Self::Mask) -> bool;
+    /// Whether the mask holds in some lane.
+    fn any(mask: Self::Mask) -> bool;
+
+    /// The lanes added up in double, always in the same order.
+    #[inline(always)]
+    fn sum(self) -> f64 {
+        let mut sums = [0.0; MAX_LANES];
+        self.add_to(&mut sums);
+        sums.iter().sum()
+    }
+}
+
+/// `LANES` elements of another type, converted one by one.
+///
+/// # Safety
+/// They must be readable.
+#[inline(always)]
+unsafe fn load_each<V: Vector, H: Copy>(from: *const H, convert: impl Fn(H) -> V::Element) -> V {
+    let mut lanes = [V::Element::default(); MAX_LANES];
+    for (i, lane) in lanes.iter_mut().enumerate().take(V::LANES) {
+        // SAFETY: i < LANES, and the caller's promise.
+        *lane = convert(unsafe { from.add(i).read_unaligned() });
+    }
+    // SAFETY: the array holds at least LANES elements.
+    unsafe { V::load(lanes.as_ptr()) }
+}
+
+/// Write the lanes as another type, converted one by one.
+///
+/// # Safety
+/// `LANES` elements must be writable.
+#[inline(always)]
+unsafe fn store_each<V: Vector, H: Copy>(vector: V, to: *mut H, convert: impl Fn(V::Element) -> H) {
+    let mut lanes = [V::Element::default(); MAX_LANES];
+    // SAFETY: the array holds at least LANES elements.
+    unsafe { vector.store(lanes.as_mut_ptr()) };
+    for (i, lane) in lanes.iter().enumerate().take(V::LANES) {
+        // SAFETY: i < LANES, and the caller's promise.
+        unsafe { to.add(i).write_unaligned(convert(*lane)) };
+    }
+}
+
+/// An instruction set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InstructionSet {
+    /// Plain Rust, vectorised by the compiler for the baseline of the target.
+    Portable,
+    /// AVX2 with FMA.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// AVX-512 F and DQ.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+impl InstructionSet {
+    /// Every one that this machine can run, the best last.
+    pub fn available() -> Vec<Self> {
+        #[allow(unused_mut)]
+        let mut sets = vec![Self::Portable];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
+                sets.push(Self::Avx2);
+                if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq") {
+                    sets.push(Self::Avx512);
+                }
+            }
+        }
+        sets
+    }
+
+    /// The best one, or the one that `RAREPIXEL_INSTRUCTION_SET` (portable, avx2, avx512) asks for, if the machine has it.
+    pub fn best() -> Self {
+        static BEST: OnceLock<InstructionSet> = OnceLock::new();
+        *BEST.get_or_init(|| {
+            let available = Self::available();
+            let wanted = std::env::var("RAREPIXEL_INSTRUCTION_SET").unwrap_or_default();
+            let chosen = available.iter().find(|set| set.name() == wanted).or(available.last());
+            *chosen.expect("the portable set is always there")
+        })
+    }
+
+    /// Its name in lower case.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => "avx512",
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Plain Rust: eight singles or four doubles in an array, which the compiler turns into whatever registers the target has.
+
+use std::ops::{Add, Div, Mul, Neg, Sub};
+
+use super::elementary::{self, SingleBits};
+use super::{MAX_LANES, Vector};
+use crate::loss::real::Real;
+
+/// Eight singles.
+#[derive(Clone, Copy)]
+pub struct F32x8([f32; 8]);
+
+/// Four doubles.
+#[derive(Clone, Copy)]
+pub struct F64x4([f64; 4]);
+
+/// a b + c: fused where the target has the instruction (elsewhere it would be a library call a lane).
+macro_rules! fused {
+    ($a:expr, $b:expr, $c:expr) => {
+        if cfg!(any(target_feature = "fma", target_arch = "aarch64")) { $a.mul_add($b, $c) } else { $a * $b + $c }
+    };
+}
+
+/// The parts of [`Real`] and [`Vector`] that are alike for both.
+macro_rules! lanes {
+    ($name:ident, $element:ty, $lanes:literal, $exp:expr, $exp_m1:expr, $ln:expr) => {
+        impl $name {
+            #[inline(always)]
+            fn zip(self, other: Self, f: impl Fn($element, $element) -> $element) -> Self {
+                Self(std::array::from_fn(|i| f(self.0[i], other.0[i])))
+            }
+        }
+        impl Add for $name {
+            type Output = Self;
+            #[inline(always)]
+            fn add(self, other: Self) -> Self {
+                self.zip(other, |a, b| a + b)
+            }
+        }
+        impl Sub for $name {
+            type Output = Self;
+            #[inline(always)]
+            fn sub(self, other: Self) -> Self {
+                self.zip(other, |a, b| a - b)
+            }
+        }
+        impl Mul for $name {
+            type Output = Self;
+            #[inline(always)]
+            fn mul(self, other: Self) -> Self {
+                self.zip(other, |a, b| a * b)
+            }
+        }
+        impl Div for $name {
+            type Output = Self;
+            #[inline(always)]
+            fn div(self, other: Self) -> Self {
+                self.zip(other, |a, b| a / b)
+            }
+        }
+        impl Neg for $name {
+            type Output = Self;
+            #[inline(always)]
+            fn neg(self) -> Self {
+                Self(self.0.map(|a| -a))
+            }
+        }
+        impl Real for $name {
+            type Mask = [bool; $lanes];
+            #[inline(always)]
+            fn splat(value: f64) -> Self {
+                Self([value as $element; $lanes])
+            }
+            #[inline(always)]
+            fn mul_add(self, factor: Self, term: Self) -> Self {
+                Self(std::array::from_fn(|i| fused!(self.0[i], factor.0[i], term.0[i])))
+            }
+            // As the x86 instructions: the second operand where one is nan.
+            #[inline(always)]
+            fn max(self, other: Self) -> Self {
+                self.zip(other, |a, b| if a > b { a } else { b })
+            }
+            #[inline(always)]
+            fn min(self, other: Self) -> Self {
+                self.zip(other, |a, b| if a < b { a } else { b })
+            }
+            #[inline(always)]
+            fn sqrt(self) -> Self {
+                Self(self.0.map(<$element>::sqrt))
+            }
+            #[inline(always)]
+            fn exp(self) -> Self {
+                $exp(self)
+            }
+            #[inline(always)]
+            fn exp_m1(self) -> Self {
+                $exp_m1(self)
+            }
+            #[inline(always)]
+            fn ln(self) -> Self {
+                $ln(self)
+            }
+            #[inline(always)]
+            fn equals(self, other: Self) -> Self::Mask {
+                std::array::from_fn(|i| self.0[i] == other.0[i])
+            }
+            #[inline(always)]
+            fn greater(self, other: Self) -> Self::Mask {
+                std::array::from_fn(|i| self.0[i] > other.0[i])
+            }
+            #[inline(always)]
+            fn select(mask: Self::Mask, yes: Self, no: Self) -> Self {
+                Self(std::array::from_fn(|i| if mask[i] { yes.0[i] } else { no.0[i] }))
+            }
+        }
+        impl Vector for $name {
+            type Element = $element;
+            const LANES: usize = $lanes;
+            #[inline(always)]
+            unsafe fn load(from: *const $element) -> Self {
+                // SAFETY: the caller's promise.
+                Self(unsafe { from.cast::<[$element; $lanes]>().read_unaligned() })
+            }
+            #[inline(always)]
+            unsafe fn store(self, to: *mut $element) {
+                // SAFETY: the caller's promise.
+                unsafe { to.cast::<[$element; $lanes]>().write_unaligned(self.0) }
+            }
+            #[inline(always)]
+            fn add_to(self, sums: &mut [f64; MAX_LANES]) {
+                for (sum, lane) in sums.iter_mut().zip(self.0) {
+                    *sum += f64::from(lane);
+                }
+            }
+            #[inline(always)]
+            fn all(mask: Self::Mask) -> bool {
+                mask == [true; $lanes]
+            }
+            #[inline(always)]
+            fn any(mask: Self::Mask) -> bool {
+                mask != [false; $lanes]
+            }
+        }
+    };
+}
+
+lanes!(F32x8, f32, 8, elementary::exp, elementary::exp_m1, elementary::ln);
+// Double precision is there to be exact, not fast: the standard library's functions, lane by lane.
+lanes!(F64x4, f64, 4, |x: F64x4| F64x4(x.0.map(f64::exp)), |x: F64x4| F64x4(x.0.map(f64::exp_m1)), |x: F64x4| F64x4(
+    x.0.map(f64::ln)
+));
+
+/// 2^n for an integral n in [-126, 127].
+#[inline(always)]
+fn power_of_two(n: i32) -> f32 {
+    f32::from_bits(((n + 127) << 23) as u32)
+}
+
+impl SingleBits for F32x8 {
+    #[inline(always)]
+    fn round(self) -> Self {
+        // Adding 1.5 * 2^23 leaves no room for a fraction; exact for |x| < 2^22, and without a library call.
+        const MAGIC: f32 = 12_582_912.0;
+        Self(self.0.map(|x| (x + MAGIC) - MAGIC))
+    }
+    #[inline(always)]
+    fn scale(self, n: Self) -> Self {
+        // Two steps, so that each factor is a normal number.
+        self.zip(n, |x, n| {
+            let n = n as i32;
+            let half = n >> 1;
+            x * power_of_two(half) * power_of_two(n - half)
+        })
+    }
+    #[inline(always)]
+    fn split(self) -> (Self, Self) {
+        const SQRT_HALF: i32 = 0x3f35_04f3;
+        let exponents = self.0.map(|x| (x.to_bits() as i32).wrapping_sub(SQRT_HALF) >> 23);
+        let mantissas = std::array::from_fn(|i| {
+            f32::from_bits((self.0[i].to_bits() as i32).wrapping_sub(exponents[i] << 23) as u32)
+        });
+        (Self(mantissas), Self(exponents.map(|e| e as f32)))
+    }
+}
