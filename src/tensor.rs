@@ -144,7 +144,7 @@ impl<'a> View<'a> {
 }
 
 /// Several dimensions as one: its length and stride, if the strides nest without gaps.
-fn fold(shape: &[usize], strides: &[isize]) -> Option<(usize, isize)> {
+pub(crate) fn fold(shape: &[usize], strides: &[isize]) -> Option<(usize, isize)> {
     let length: usize = shape.iter().product();
     if length == 0 {
         return Some((0, 1));

@@ -2,6 +2,8 @@
 
 mod build_info;
 mod error;
+mod loss;
+mod tensor;
 
 use pyo3::prelude::*;
 
@@ -9,4 +11,6 @@ use pyo3::prelude::*;
 mod _core {
     #[pymodule_export]
     use super::build_info::build_info;
+    #[pymodule_export]
+    use super::loss::{PyLossSpec, folds, loss_backward, loss_forward};
 }
