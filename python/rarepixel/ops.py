@@ -141,8 +141,10 @@ def _backward(
     dice_weight: list[float] | None,
     sums: Tensor,
     options: Options,
+    gradient: Tensor | None = None,
 ) -> Tensor:
-    gradient = torch.empty_like(input, memory_format=_memory_format(input))
+    if gradient is None:
+        gradient = torch.empty_like(input, memory_format=_memory_format(input))
     _core.loss_backward(
         _spec(options),
         _described(_foldable(grad_output, 1) if grad_output.ndim else grad_output),
@@ -173,8 +175,7 @@ class _Loss(torch.autograd.Function):
         options: Options,
     ) -> Tensor:
         gradient = None
-        # Half-precision gradients wait for the incoming gradient: a loss scale is there to keep them from underflowing.
-        if _spec(options).one_pass and input.dtype != torch.float16:
+        if _spec(options).one_pass:
             gradient = torch.empty_like(input, memory_format=_memory_format(input))
         loss, sums = _forward(input, target, weight, dice_weight, options, gradient)
         ctx.save_for_backward(input, target)
@@ -189,10 +190,14 @@ class _Loss(torch.autograd.Function):
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is not None:
             scale = grad_output.item()
-            return (gradient if scale == 1.0 else gradient.mul_(scale)), None, None, None, None
+            if scale == 1.0:
+                return gradient, None, None, None, None
+            # A half-precision gradient was rounded without the scale that should keep it from underflowing: compute it again.
+            if gradient.dtype in (torch.float32, torch.float64):
+                return gradient.mul_(scale), None, None, None, None
         input, target = ctx.saved_tensors
         weight, dice_weight, options = ctx.arguments
-        gradient = _backward(grad_output, input, target, weight, dice_weight, ctx.sums, options)
+        gradient = _backward(grad_output, input, target, weight, dice_weight, ctx.sums, options, gradient)
         return gradient, None, None, None, None
 
 
