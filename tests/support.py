@@ -31,8 +31,8 @@ class Precision:
         return str(self.dtype).removeprefix("torch.")
 
 
-# Half types: computed in float32, so the loss is as good as float32; the gradient is rounded once to 11 or 8 bits. float16 gradients
-# below 6e-5 are denormal, with a spacing of 6e-8.
+# Half types: computed in float32, so the loss is as good as float32; the gradient is rounded once to 11 or 8 bits.
+# float16 gradients below 6e-5 are denormal, with a spacing of 6e-8.
 PRECISIONS = (
     Precision(torch.float64, 1e-12, 1e-12),
     Precision(torch.float32, 1e-6, 1e-6),

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from . import _core
 
@@ -184,21 +183,44 @@ class _Loss(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        input, target = ctx.saved_tensors
+        gradient = _Loss._gradient(ctx, grad_output, input, target)
+        if torch.is_grad_enabled():  # create_graph=True
+            gradient = _DifferentiatedOnce.apply(gradient, input)
+        return gradient, None, None, None, None
+
+    @staticmethod
+    def _gradient(ctx: Any, grad_output: Tensor, input: Tensor, target: Tensor) -> Tensor:
         # The gradient is handed over, not kept: a second backward pass (retain_graph) computes it again.
-        gradient, ctx.gradient = ctx.gradient, None
+        gradient: Tensor | None = ctx.gradient
+        ctx.gradient = None
         if gradient is not None:
             scale = grad_output.item()
             if scale == 1.0:
-                return gradient, None, None, None, None
-            # A half-precision gradient was rounded without the scale that should keep it from underflowing: compute it again.
+                return gradient
+            # A half-precision gradient was rounded without the scale that should keep it from underflowing: compute it
+            # again.
             if gradient.dtype in (torch.float32, torch.float64):
-                return gradient.mul_(scale), None, None, None, None
-        input, target = ctx.saved_tensors
+                gradient.mul_(scale)
+                return gradient
         weight, dice_weight, options = ctx.arguments
-        gradient = _backward(grad_output, input, target, weight, dice_weight, ctx.sums, options, gradient)
-        return gradient, None, None, None, None
+        return _backward(grad_output, input, target, weight, dice_weight, ctx.sums, options, gradient)
+
+
+_ONCE = "rarepixel's losses can be differentiated once; for second derivatives use rarepixel.reference"
+
+
+class _DifferentiatedOnce(torch.autograd.Function):
+    """The gradient, with an error in the place of its own derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, input: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor, ...]:
+        raise RuntimeError(_ONCE)
 
 
 # --- registered operators ---
@@ -271,17 +293,28 @@ def _registered_backward(ctx: Any, grad_loss: Tensor, grad_sums: Tensor) -> tupl
 torch.library.register_autograd("rarepixel::loss", _registered_backward, setup_context=_setup_context, lib=_library)
 
 
+def _no_second_derivative(ctx: Any, *_: Tensor) -> None:
+    raise RuntimeError(_ONCE)
+
+
+torch.library.register_autograd("rarepixel::loss_backward", _no_second_derivative, lib=_library)
+
+
 # --- the call ---
 
 
 def _is_plain(input: Tensor) -> bool:
-    """Whether the eager path may take the tensor's memory: no tracing, no mode, no transform, no tensor subclass."""
+    """Whether the eager path may take the tensor's memory: no tracing, no mode, no tensor subclass."""
     return (
         not torch.compiler.is_compiling()
         and type(input) in (Tensor, torch.nn.Parameter)
         and not torch._C._len_torch_dispatch_stack()
-        and not torch._C._are_functorch_transforms_active()
     )
+
+
+def _in_transform() -> bool:
+    """Whether a torch.func transform is on: it sees through plain torch only."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _as_weight(argument: str, weight: Tensor | Sequence[float] | None, input: Tensor) -> Tensor | None:
@@ -326,7 +359,10 @@ def loss(
     weight = _as_weight(weight_names[0], weight, input)
     dice_weight = _as_weight(weight_names[1], dice_weight, input)
     if input.device.type not in ("cpu", "meta"):
-        return _fallback(input, target, weight, dice_weight, options)
+        _warn_once(input.device.type)
+        return _plain(input, target, weight, dice_weight, options)
+    if _in_transform():
+        return _plain(input, target, weight, dice_weight, options)
     if not _is_plain(input):
         result: Tensor = torch.ops.rarepixel.loss(input, target, weight, dice_weight, *options)[0]
         return result
@@ -346,14 +382,13 @@ def _warn_once(device: str) -> None:
     )
 
 
-def _fallback(
+def _plain(
     input: Tensor, target: Tensor, weight: Tensor | None, dice_weight: Tensor | None, options: Options
 ) -> Tensor:
-    """Plain torch, on a device that has no kernels."""
+    """The same loss by plain torch operations, where there is no kernel."""
     from . import reference
 
     _spec(options)  # the same checks of the options
-    _warn_once(input.device.type)
     total = input.new_zeros((), dtype=_compute_dtype(input))
     if options.pixel == "cross_entropy":
         total = total + options.lambda_pixel * reference.cross_entropy(
