@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import rarepixel as rp
 from rarepixel import ops, reference
-from rarepixel.ops import Options
+from rarepixel.options import Options
 from support import gradient_of
 
 Loss = Callable[..., torch.Tensor]
@@ -267,7 +267,7 @@ class LossOfItem(Dataset[float]):
         return 4
 
     def __getitem__(self, index: int) -> float:
-        # NumPy makes the operands: torch must not start threads here, as its own pool (libgomp) hangs in a forked child.
+        # NumPy makes the operands: torch must not start threads here, since libgomp hangs in a forked child.
         torch.set_num_threads(2)
         logits = np.arange(4 * 128 * 128, dtype=np.float32).reshape(1, 4, 128, 128) % 7 + index
         labels = np.zeros((1, 128, 128), dtype=np.uint8)

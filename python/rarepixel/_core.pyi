@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import final
 
-__all__ = ["LossSpec", "build_info", "folds", "loss_backward", "loss_forward"]
+__all__ = ["LossSpec", "build_info", "default_threads", "folds", "loss_backward", "loss_forward"]
 
 # data pointer, dtype name, shape, strides in elements
 _Tensor = tuple[int, str, Sequence[int], Sequence[int]]
@@ -56,3 +56,4 @@ def loss_backward(
     threads: int,
 ) -> None: ...
 def folds(shape: Sequence[int], strides: Sequence[int], leading: int) -> bool: ...
+def default_threads() -> int: ...

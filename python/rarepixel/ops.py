@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from functools import cache, lru_cache
-from typing import Any, NamedTuple
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import _core
+from .options import Options, spec
 
 _DTYPES = {
     torch.float32: "float32",
@@ -29,32 +30,8 @@ _DTYPES = {
 }
 
 
-class Options(NamedTuple):
-    """Which terms a loss has and their options: the plain arguments of the operator, in its order."""
-
-    pixel: str = "none"
-    lambda_pixel: float = 1.0
-    gamma: float = 2.0
-    pt: str = "softmax"
-    label_smoothing: float = 0.0
-    region: str = "none"
-    lambda_region: float = 1.0
-    smooth: float = 1e-6
-    average: str = "micro"
-    per_sample: bool = False
-    include_background: bool = True
-    absent: str = "count"
-    ignore_index: int = -100
-    reduction: str = "mean"
-
-
 # torch's schema language calls these types as Python does.
 _OPTIONS_SCHEMA = ", ".join(f"{type(value).__name__} {name}" for name, value in Options._field_defaults.items())
-
-
-@lru_cache(maxsize=256)
-def _spec(options: Options) -> _core.LossSpec:
-    return _core.LossSpec(*options)
 
 
 def _described(tensor: Tensor) -> tuple[int, str, Sequence[int], Sequence[int]]:
@@ -119,7 +96,7 @@ def _forward(
         )
     loss, sums = _outputs(input, target, options)
     _core.loss_forward(
-        _spec(options),
+        spec(options),
         _described(input),
         _described(target),
         weight,
@@ -145,7 +122,7 @@ def _backward(
     if gradient is None:
         gradient = torch.empty_like(input, memory_format=_memory_format(input))
     _core.loss_backward(
-        _spec(options),
+        spec(options),
         _described(_foldable(grad_output, 1) if grad_output.ndim else grad_output),
         _described(input),
         _described(target),
@@ -174,7 +151,7 @@ class _Loss(torch.autograd.Function):
         options: Options,
     ) -> Tensor:
         gradient = None
-        if _spec(options).one_pass:
+        if spec(options).one_pass:
             gradient = torch.empty_like(input, memory_format=_memory_format(input))
         loss, sums = _forward(input, target, weight, dice_weight, options, gradient)
         ctx.save_for_backward(input, target)
@@ -388,7 +365,7 @@ def _plain(
     """The same loss by plain torch operations, where there is no kernel."""
     from . import reference
 
-    _spec(options)  # the same checks of the options
+    spec(options)  # the same checks of the options
     total = input.new_zeros((), dtype=_compute_dtype(input))
     if options.pixel == "cross_entropy":
         total = total + options.lambda_pixel * reference.cross_entropy(
