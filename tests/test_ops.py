@@ -321,3 +321,14 @@ def test_reference_is_torchs_cross_entropy() -> None:
     for options in ({}, {"label_smoothing": 0.3}, {"reduction": "none"}, {"reduction": "sum"}):
         expected = F.cross_entropy(logits, target, weight, **options)
         torch.testing.assert_close(reference.cross_entropy(logits, target, weight, **options), expected)
+
+
+def test_an_incoming_gradient_that_has_to_be_copied() -> None:
+    """A copy made on the way in must live until the call returns."""
+    logits = torch.randn(2, 4, 300, 400, requires_grad=True)
+    target = torch.randint(4, (2, 300, 400))
+    incoming = torch.randn(2, 400, 600).transpose(1, 2)[:, ::2]
+    assert ops._foldable(incoming, 1) is not incoming
+    got = gradient_of(rp.focal_loss(logits, target, reduction="none"), logits, incoming)
+    expected = gradient_of(rp.focal_loss(logits, target, reduction="none"), logits, incoming.contiguous())
+    assert torch.equal(got, expected)

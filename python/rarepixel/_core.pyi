@@ -5,8 +5,8 @@ from typing import final
 
 __all__ = ["LossSpec", "build_info", "default_threads", "folds", "loss_backward", "loss_forward"]
 
-# data pointer, dtype name, shape, strides in elements
-_Tensor = tuple[int, str, Sequence[int], Sequence[int]]
+# data pointer, dtype name, shape, strides in elements, the tensor or array itself
+_Tensor = tuple[int, str, Sequence[int], Sequence[int], object]
 
 def build_info() -> dict[str, str]: ...
 

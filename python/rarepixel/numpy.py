@@ -31,10 +31,10 @@ Array: TypeAlias = NDArray[Any]
 Weight: TypeAlias = ArrayLike | None
 
 
-def _described(array: Array) -> tuple[int, str, Sequence[int], Sequence[int]]:
-    """The array as Rust takes it."""
+def _described(array: Array) -> tuple[int, str, Sequence[int], Sequence[int], Array]:
+    """The array as Rust takes it, itself last to stay alive."""
     strides = [stride // array.itemsize for stride in array.strides]
-    return array.__array_interface__["data"][0], array.dtype.name, array.shape, strides
+    return array.__array_interface__["data"][0], array.dtype.name, array.shape, strides, array
 
 
 def _foldable(array: Array, leading: int) -> Array:
@@ -82,7 +82,7 @@ def _loss(
     scalar = chosen.reduction != "none"
     loss = np.empty(() if scalar else target.shape, dtype=compute)
     sums = np.empty(loss_spec.sums_shape(input.shape[0], input.shape[1]))
-    keeps_layout = _core.folds(*_described(input)[2:], 2)
+    keeps_layout = _core.folds(input.shape, _described(input)[3], 2)
     gradient = np.empty_like(input, order="K" if keeps_layout else "C")
     at, truth, total, slope = map(_described, (input, target, sums, gradient))
     threads = _core.default_threads()

@@ -34,10 +34,10 @@ _DTYPES = {
 _OPTIONS_SCHEMA = ", ".join(f"{type(value).__name__} {name}" for name, value in Options._field_defaults.items())
 
 
-def _described(tensor: Tensor) -> tuple[int, str, Sequence[int], Sequence[int]]:
-    """The tensor as Rust takes it. An unknown dtype keeps its own name, for the error message."""
+def _described(tensor: Tensor) -> tuple[int, str, Sequence[int], Sequence[int], Tensor]:
+    """The tensor as Rust takes it, itself last to stay alive. An unknown dtype keeps its own name, for the message."""
     dtype = _DTYPES.get(tensor.dtype) or str(tensor.dtype).removeprefix("torch.")
-    return tensor.data_ptr(), dtype, tensor.shape, tensor.stride()
+    return tensor.data_ptr(), dtype, tensor.shape, tensor.stride(), tensor
 
 
 def _foldable(tensor: Tensor, leading: int) -> Tensor:
