@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from . import xbd
 from ._core import build_info
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ __all__ = [
     "losses",
     "ops",
     "reference",
+    "xbd",
 ]
 
 # Where the names live that need torch.
