@@ -403,7 +403,9 @@ def _count(tiles: Iterable[Tile], un_classified: UnClassified, max_pixels: int) 
 
 def __getattr__(name: str) -> object:
     if name == "XBDDataset":
-        from .dataset import XBDDataset
-
+        try:
+            from .dataset import XBDDataset
+        except ImportError as error:
+            raise ImportError("rarepixel.xbd.XBDDataset needs torch: pip install 'rarepixel[torch]'") from error
         return XBDDataset
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
