@@ -11,6 +11,7 @@ import numpy.typing as npt
 __all__ = [
     "LossSpec",
     "build_info",
+    "default_threads",
     "folds",
     "loss_backward",
     "loss_forward",
@@ -24,8 +25,8 @@ __all__ = [
     "xbd_synthesize",
 ]
 
-# data pointer, dtype name, shape, strides in elements
-_Tensor = tuple[int, str, Sequence[int], Sequence[int]]
+# data pointer, dtype name, shape, strides in elements, the tensor or array itself
+_Tensor = tuple[int, str, Sequence[int], Sequence[int], object]
 
 def build_info() -> dict[str, str]: ...
 
@@ -75,6 +76,7 @@ def loss_backward(
     threads: int,
 ) -> None: ...
 def folds(shape: Sequence[int], strides: Sequence[int], leading: int) -> bool: ...
+def default_threads() -> int: ...
 
 # xBD: what rarepixel.xbd wraps. A half of a tile is (image, label, target).
 _Path: TypeAlias = str | os.PathLike[str]

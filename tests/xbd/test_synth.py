@@ -140,8 +140,8 @@ def test_ctrl_c_ends_the_run(tmp_path: Path) -> None:
     ("wrong", "message"),
     [
         ({"tiles": -1}, "tiles: got -1, expected 0 to"),
-        ({"size": 31}, "size: got 31, expected 32 to 8192"),
-        ({"size": 8193}, "size: got 8193, expected 32 to 8192"),
+        ({"size": 31}, "size: got 31, expected 32 to 4096"),
+        ({"size": 4097}, "size: got 4097, expected 32 to 4096"),
         ({"seed": -1}, "seed: got -1, expected 0 to"),
         ({"un_classified": -0.1}, "un_classified: got -0.1, expected a share of 0 to 1"),
         ({"un_classified": float("nan")}, "un_classified: got NaN, expected a share of 0 to 1"),

@@ -23,7 +23,7 @@ use crate::{Error, Result};
 use scene::{Hazard, Plan, Scene};
 
 /// Sides of a tile that can be made.
-pub const SIZES: std::ops::RangeInclusive<usize> = 32..=8192;
+pub const SIZES: std::ops::RangeInclusive<usize> = 32..=4096;
 
 /// Share of the pixels of a set that are buildings.
 const BUILDINGS: f64 = 0.030;
@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn wrong_options_are_errors() {
         for (wrong, message) in [
-            (options(1, 16), "size: got 16, expected 32 to 8192 pixels"),
+            (options(1, 16), "size: got 16, expected 32 to 4096 pixels"),
             (
                 SynthesizeOptions { un_classified: 1.5, ..options(1, 64) },
                 "un_classified: got 1.5, expected a share of 0 to 1",
