@@ -4,6 +4,7 @@ mod build_info;
 mod error;
 mod loss;
 mod tensor;
+mod xbd;
 
 use pyo3::prelude::*;
 
@@ -13,4 +14,9 @@ mod _core {
     use super::build_info::build_info;
     #[pymodule_export]
     use super::loss::{PyLossSpec, default_threads, folds, loss_backward, loss_forward};
+    #[pymodule_export]
+    use super::xbd::{
+        xbd_count_pixels, xbd_index, xbd_rasterize_label, xbd_read_image, xbd_read_label, xbd_read_sample,
+        xbd_read_target, xbd_synthesize,
+    };
 }
