@@ -16,7 +16,7 @@ mod _core {
     use super::loss::{PyLossSpec, default_threads, folds, loss_backward, loss_forward};
     #[pymodule_export]
     use super::xbd::{
-        xbd_count_pixels, xbd_index, xbd_rasterize_label, xbd_read_image, xbd_read_label, xbd_read_sample,
+        XBDFeed, XBDRun, xbd_count_pixels, xbd_index, xbd_rasterize_label, xbd_read_image, xbd_read_label,
         xbd_read_target, xbd_synthesize,
     };
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ndarray::Array2;
 
-use super::class::{CLASS_NAMES, UnClassified};
+use super::class::{CLASS_NAMES, UnClassified, count_classes};
 use super::index::TileFiles;
 use super::label::Label;
 use super::parallel::for_each_index;
@@ -54,14 +54,11 @@ pub fn count_pixels<E: From<Error>>(
 ) -> std::result::Result<[u64; CLASS_NAMES.len()], E> {
     let mut total = [0; CLASS_NAMES.len()];
     let count = |index: usize| {
-        let mut histogram = [0u64; 256];
-        for &value in &sources[index].read(un_classified, max_pixels)? {
-            histogram[usize::from(value)] += 1;
-        }
-        Ok(histogram)
+        let mask = sources[index].read(un_classified, max_pixels)?;
+        Ok(count_classes(mask.as_slice().expect("masks are made in standard layout")))
     };
-    for_each_index(sources.len(), count, |histogram| {
-        for (total, count) in total.iter_mut().zip(histogram) {
+    for_each_index(sources.len(), count, |counts| {
+        for (total, count) in total.iter_mut().zip(counts) {
             *total += count;
         }
         done()

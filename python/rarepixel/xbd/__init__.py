@@ -8,7 +8,7 @@ layout::
     root/<split>/labels/<disaster>_<number>_{pre,post}_disaster.json
     root/<split>/targets/<disaster>_<number>_{pre,post}_disaster_target.png     (optional)
 
-Only :class:`XBDDataset` needs torch; it is imported when it is first used.
+:class:`XBDLoader` feeds a training; :class:`XBDDataset` is for torch's ``DataLoader`` and alone needs torch.
 
 >>> import tempfile
 >>> import rarepixel as rp
@@ -20,6 +20,7 @@ Only :class:`XBDDataset` needs torch; it is imported when it is first used.
 
 from __future__ import annotations
 
+import importlib
 import operator
 import os
 import warnings
@@ -34,21 +35,26 @@ import numpy.typing as npt
 from rarepixel import _core
 
 if TYPE_CHECKING:
+    from .augment import Augment
     from .dataset import XBDDataset
+    from .loader import Statistics, XBDLoader
 
 __all__ = [
     "CLASS_COLORS",
     "CLASS_NAMES",
     "IGNORE_INDEX",
     "MAX_PIXELS",
+    "Augment",
     "Feature",
     "Index",
     "Label",
     "Problem",
+    "Statistics",
     "Tile",
     "TileFiles",
     "UnClassified",
     "XBDDataset",
+    "XBDLoader",
     "index",
     "pixel_counts",
     "rasterize_label",
@@ -401,11 +407,18 @@ def _count(tiles: Iterable[Tile], un_classified: UnClassified, max_pixels: int) 
     return _core.xbd_count_pixels(masks, un_classified, _integer("max_pixels", max_pixels, 0))
 
 
+# Where the names live that use those above; XBDDataset needs torch.
+_LAZY = {"Augment": "augment", "Statistics": "loader", "XBDDataset": "dataset", "XBDLoader": "loader"}
+
+
 def __getattr__(name: str) -> object:
-    if name == "XBDDataset":
-        try:
-            from .dataset import XBDDataset
-        except ImportError as error:
-            raise ImportError("rarepixel.xbd.XBDDataset needs torch: pip install 'rarepixel[torch]'") from error
-        return XBDDataset
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        value = getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise ImportError(f"rarepixel.xbd.{name} needs torch: pip install 'rarepixel[torch]'") from error
+    globals()[name] = value
+    return value

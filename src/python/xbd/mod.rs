@@ -1,17 +1,20 @@
 //! `rarepixel._core.xbd_*`: what `rarepixel.xbd` is made of.
 
+mod loader;
+
 use std::path::PathBuf;
 
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyArray3};
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+
+pub use loader::{XBDFeed, XBDRun};
 
 use crate::xbd::class::{Subtype, UnClassified};
+use crate::xbd::image::ImageReader;
 use crate::xbd::index::{Index, Tile};
 use crate::xbd::label::{Label, Phase};
 use crate::xbd::mask::{MaskSource, count_pixels};
 use crate::xbd::png;
-use crate::xbd::sample::{Image, Sample, SampleOptions, read_sample};
 use crate::xbd::synth::{SynthesizeOptions, synthesize};
 use crate::{Error, Result};
 
@@ -35,7 +38,7 @@ pub fn xbd_index(py: Python<'_>, root: PathBuf, splits: Option<Vec<String>>) -> 
 /// An image as (H, W, 3) RGB.
 #[pyfunction]
 pub fn xbd_read_image(py: Python<'_>, path: PathBuf, max_pixels: u64) -> PyResult<Bound<'_, PyArray3<u8>>> {
-    Ok(py.detach(|| png::read_image(&path, max_pixels))?.into_pyarray(py))
+    Ok(py.detach(|| ImageReader::open(&path, max_pixels)?.read())?.into_pyarray(py))
 }
 
 /// A target as (H, W) class indices.
@@ -88,36 +91,6 @@ pub fn xbd_count_pixels<'py>(
     let counts = py.detach(|| count_pixels(&sources, un_classified, max_pixels, check_signals))?;
     // A count of 2^63 pixels would take more disk than there is.
     Ok(counts.map(|count| count as i64).to_vec().into_pyarray(py))
-}
-
-/// The (pre, post, mask) arrays of one sample, see `XBDDataset`.
-#[pyfunction]
-pub fn xbd_read_sample<'py>(
-    py: Python<'py>,
-    pre: PathBuf,
-    post: PathBuf,
-    target: Option<PathBuf>,
-    label: Option<PathBuf>,
-    crop: Option<usize>,
-    augment: bool,
-    normalize: Option<([f32; 3], [f32; 3])>,
-    un_classified: &str,
-    max_pixels: u64,
-    seed: u64,
-    epoch: u64,
-    index: u64,
-) -> PyResult<Bound<'py, PyTuple>> {
-    let un_classified = UnClassified::from_name(un_classified)?;
-    let options = SampleOptions { crop, augment, normalize, un_classified, max_pixels };
-    let Sample { pre, post, mask } = py.detach(|| {
-        let mask = mask_source(target, label)?;
-        read_sample(&pre, &post, &mask, &options, [seed, epoch, index])
-    })?;
-    let array = |image| match image {
-        Image::Bytes(pixels) => pixels.into_pyarray(py).into_any(),
-        Image::Normalized(pixels) => pixels.into_pyarray(py).into_any(),
-    };
-    (array(pre), array(post), mask.into_pyarray(py)).into_pyobject(py)
 }
 
 /// Writes synthetic tiles; `progress` is called with 1 after each.
