@@ -345,5 +345,5 @@ pub fn compute_type(dtype: DType) -> DType {
 }
 
 fn run<T: Element, M: Mode>(set: InstructionSet, job: Job<'_, T>, scratch: &mut Scratch<T>) -> LaneSums {
-    T::dispatch(set, Run { job, scratch, mode: PhantomData::<M> })
+    T::dispatch(set, Run { job, instruction_set: set, scratch, mode: PhantomData::<M> })
 }
