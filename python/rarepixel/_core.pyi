@@ -20,6 +20,7 @@ __all__ = [
     "loss_forward",
     "xbd_count_pixels",
     "xbd_index",
+    "xbd_pack",
     "xbd_rasterize_label",
     "xbd_read_image",
     "xbd_read_label",
@@ -110,6 +111,13 @@ def xbd_synthesize(
     un_classified: float,
     progress: Callable[[int], object] | None,
 ) -> None: ...
+def xbd_pack(
+    root: _Path,
+    splits: Sequence[str] | None,
+    out: _Path,
+    max_pixels: int,
+    progress: Callable[[int], object] | None,
+) -> tuple[int, int]: ...
 
 _Shares: TypeAlias = tuple[int, int, bool, int, int]  # samples, batch_size, drop_last, rank, world_size
 

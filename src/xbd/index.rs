@@ -66,10 +66,13 @@ const LABELS: Folder = Folder { name: "labels", extensions: &["json"], ending: "
 const TARGETS: Folder = Folder { name: "targets", extensions: &["png"], ending: "_target" };
 
 impl Index {
-    /// Indexes the given splits of `root`, or every folder in it that has an `images` folder.
+    /// Indexes the given splits of `root`, or every folder in it that has an `images` folder; `root` may also be a pack.
     ///
     /// The order depends on names alone. A root or split that is not there is an error; an incomplete tile is a problem.
     pub fn read(root: &Path, splits: Option<&[String]>) -> Result<Self> {
+        if let Some(index) = super::pack::index(root, splits)? {
+            return Ok(index);
+        }
         let found = splits_of(root)?;
         let splits = match splits {
             None if found.is_empty() => {
@@ -123,7 +126,7 @@ impl Index {
             let pre = self.half(&folder, &name, Phase::Pre, pre);
             let post = self.half(&folder, &name, Phase::Post, post);
             if let (Some(pre), Some(post), true) = (pre, post, post_has_mask) {
-                let disaster = name.rsplit_once('_').map_or(name.as_str(), |(disaster, _)| disaster).to_owned();
+                let disaster = disaster(&name);
                 self.tiles.push(Tile { split: split.to_owned(), name, disaster, pre, post });
             }
         }
@@ -186,6 +189,11 @@ impl Folder {
         files.retain(|path| is(path) && !is_hidden(path));
         Ok(files)
     }
+}
+
+/// The disaster that a tile's name begins with.
+pub(super) fn disaster(name: &str) -> String {
+    name.rsplit_once('_').map_or(name, |(disaster, _)| disaster).to_owned()
 }
 
 /// The paths of one half of a tile, for writing it: image, label, target.

@@ -7,6 +7,7 @@ pub mod index;
 pub mod label;
 pub mod loader;
 pub mod mask;
+pub mod pack;
 pub mod parallel;
 pub mod png;
 pub mod random;

@@ -184,6 +184,8 @@ impl Stamp {
 #[derive(Serialize, Deserialize)]
 struct Entry {
     stamp: Stamp,
+    /// Whether the mask was drawn from a label.
+    drawn: bool,
     #[serde(flatten)]
     survey: Survey,
 }
@@ -226,15 +228,19 @@ pub fn survey<E: From<Error>>(
     let one = |index: usize| {
         let tile = &tiles[index];
         let stamp = Stamp::of(tile.mask_path())?;
-        let survey = match masks.get(&name(tile)).filter(|entry| entry.stamp == stamp) {
+        let entry = match masks.get(&name(tile)).filter(|entry| entry.stamp == stamp) {
             Some(_) => None,
-            None => Some(Survey::of(&tile.read_mask(max_pixels)?.view())),
+            None => Some(Entry {
+                stamp,
+                drawn: tile.mask_is_drawn(max_pixels)?,
+                survey: Survey::of(&tile.read_mask(max_pixels)?.view()),
+            }),
         };
-        Ok((index, stamp, survey))
+        Ok((index, entry))
     };
     let mut fresh = Vec::new();
-    for_each_index(tiles.len(), one, |(index, stamp, survey)| {
-        fresh.extend(survey.map(|survey| (index, Entry { stamp, survey })));
+    for_each_index(tiles.len(), one, |(index, entry)| {
+        fresh.extend(entry.map(|entry| (index, entry)));
         done()
     })?;
     for (index, entry) in fresh {
@@ -242,8 +248,9 @@ pub fn survey<E: From<Error>>(
         changed = true;
     }
     for (survey, tile) in surveys.iter_mut().zip(tiles) {
-        let found = masks[&name(tile)].survey.clone();
-        *survey = Some(if tile.mask_is_drawn() { found.with_un_classified(un_classified) } else { found });
+        let Entry { survey: found, drawn, .. } = &masks[&name(tile)];
+        let found = found.clone();
+        *survey = Some(if *drawn { found.with_un_classified(un_classified) } else { found });
     }
     let not_kept = changed.then(|| {
         let bytes = serde_json::to_vec(&SurveyFile { version: VERSION, masks }).expect("has only text keys");

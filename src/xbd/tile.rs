@@ -8,6 +8,7 @@ use super::class::UnClassified;
 use super::image::ImageReader;
 use super::label::Phase;
 use super::mask::MaskSource;
+use super::pack::{self, PackedTile, is_packed};
 use super::window::Window;
 use crate::{Error, Result};
 
@@ -23,18 +24,33 @@ pub enum TileSource {
         /// The mask of the image after.
         mask: MaskSource,
     },
+    /// A packed tile.
+    Packed(PathBuf),
 }
 
 /// A tile of which the headers and, where it has to be drawn or decoded anyway, the mask have been read.
 pub(super) enum OpenTile {
     Files { pre: Option<ImageReader>, post: Option<ImageReader>, mask: Array2<u8>, size: (usize, usize) },
+    Packed(PackedTile, UnClassified),
 }
 
 impl TileSource {
+    /// The source of an indexed tile: its images, then target and label of the image after, of which one is needed.
+    pub fn of(pre: &Path, post: &Path, target: Option<&Path>, label: Option<&Path>) -> Result<Self> {
+        if is_packed(post) {
+            return Ok(Self::Packed(post.to_owned()));
+        }
+        let target = target.map(|path| MaskSource::Target(path.to_owned()));
+        let mask = target.or_else(|| label.map(|path| MaskSource::Label(path.to_owned())));
+        let mask = mask.ok_or_else(|| Error::file(post, "has neither target nor label"))?;
+        Ok(Self::Files { pre: pre.to_owned(), post: post.to_owned(), mask })
+    }
+
     /// The file that errors of the tile as a whole name.
     pub fn path(&self) -> &Path {
         match self {
             Self::Files { pre, .. } => pre,
+            Self::Packed(path) => path,
         }
     }
 
@@ -42,13 +58,15 @@ impl TileSource {
     pub fn mask_path(&self) -> &Path {
         match self {
             Self::Files { mask, .. } => mask.path(),
+            Self::Packed(path) => path,
         }
     }
 
     /// Whether the mask comes from a label, where un-classified buildings are what one makes of them.
-    pub fn mask_is_drawn(&self) -> bool {
+    pub fn mask_is_drawn(&self, max_pixels: u64) -> Result<bool> {
         match self {
-            Self::Files { mask, .. } => matches!(mask, MaskSource::Label(_)),
+            Self::Files { mask, .. } => Ok(matches!(mask, MaskSource::Label(_))),
+            Self::Packed(path) => Ok(PackedTile::open(path, max_pixels)?.mask_is_drawn()),
         }
     }
 
@@ -56,6 +74,7 @@ impl TileSource {
     pub fn size(&self, max_pixels: u64) -> Result<(usize, usize)> {
         match self {
             Self::Files { pre, .. } => Ok(ImageReader::open(pre, max_pixels)?.size()),
+            Self::Packed(path) => Ok(PackedTile::open(path, max_pixels)?.size()),
         }
     }
 
@@ -63,6 +82,7 @@ impl TileSource {
     pub fn read_mask(&self, max_pixels: u64) -> Result<Array2<u8>> {
         match self {
             Self::Files { mask, .. } => mask.read(UnClassified::Ignore, max_pixels),
+            Self::Packed(path) => pack::read_mask(path, UnClassified::Ignore, max_pixels),
         }
     }
 
@@ -85,6 +105,7 @@ impl TileSource {
                 same_size(mask.path(), whole.dim())?;
                 Ok(OpenTile::Files { pre: Some(pre_reader), post: Some(post_reader), mask: whole, size })
             }
+            Self::Packed(path) => Ok(OpenTile::Packed(PackedTile::open(path, max_pixels)?, un_classified)),
         }
     }
 }
@@ -94,6 +115,7 @@ impl OpenTile {
     pub fn size(&self) -> (usize, usize) {
         match self {
             Self::Files { size, .. } => *size,
+            Self::Packed(tile, _) => tile.size(),
         }
     }
 
@@ -101,6 +123,7 @@ impl OpenTile {
     pub fn mask(&self, window: Window) -> Result<Array2<u8>> {
         match self {
             Self::Files { mask, .. } => Ok(window.of(&mask.view()).to_owned()),
+            Self::Packed(tile, un_classified) => tile.mask(window, *un_classified),
         }
     }
 
@@ -114,6 +137,7 @@ impl OpenTile {
                 };
                 reader.expect("an image is taken once").read_planes(window)
             }
+            Self::Packed(tile, _) => tile.image(phase, window),
         }
     }
 }

@@ -9,7 +9,7 @@ use numpy::{IntoPyArray, PyArray1};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use super::{check_signals, mask_source};
+use super::check_signals;
 use crate::Error;
 use crate::cpu::pool::default_threads;
 use crate::xbd::augment::{Augment, Chance};
@@ -55,8 +55,9 @@ impl XBDFeed {
     ) -> PyResult<Self> {
         let un_classified = UnClassified::from_name(un_classified)?;
         let options = SampleOptions { crop, augment: augment.0, normalize, un_classified, max_pixels };
-        let tile = |(pre, post, target, label)| Ok(TileSource::Files { pre, post, mask: mask_source(target, label)? });
-        let tiles = tiles.into_iter().map(tile).collect::<Result<Vec<_>, Error>>()?;
+        let tile =
+            |(pre, post, target, label): &TileFiles| TileSource::of(pre, post, target.as_deref(), label.as_deref());
+        let tiles = tiles.iter().map(tile).collect::<Result<Vec<_>, Error>>()?;
         let mut survey_not_kept = None;
         let sampler = match sampler {
             "uniform" => Sampler::Uniform,

@@ -14,6 +14,7 @@ use crate::xbd::image::ImageReader;
 use crate::xbd::index::{Index, Tile};
 use crate::xbd::label::{Label, Phase};
 use crate::xbd::mask::{MaskSource, count_pixels};
+use crate::xbd::pack::pack;
 use crate::xbd::png;
 use crate::xbd::synth::{SynthesizeOptions, synthesize};
 use crate::{Error, Result};
@@ -106,13 +107,32 @@ pub fn xbd_synthesize(
     progress: Option<Py<PyAny>>,
 ) -> PyResult<()> {
     let options = SynthesizeOptions { tiles, seed, size, split, un_classified };
-    let done = || {
-        Python::attach(|py| {
-            py.check_signals()?;
-            progress.as_ref().map_or(Ok(()), |progress| progress.call1(py, (1,)).map(drop))
-        })
-    };
-    py.detach(|| synthesize(&root, &options, done))
+    py.detach(|| synthesize(&root, &options, || tell(progress.as_ref())))
+}
+
+/// Packs the tiles of a root; gives how many were written and how many were there already.
+#[pyfunction]
+pub fn xbd_pack(
+    py: Python<'_>,
+    root: PathBuf,
+    splits: Option<Vec<String>>,
+    out: PathBuf,
+    max_pixels: u64,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<(usize, usize)> {
+    let packed = py.detach(|| {
+        let index = Index::read(&root, splits.as_deref())?;
+        pack(&root, &index.tiles, &out, max_pixels, || tell(progress.as_ref()))
+    })?;
+    Ok((packed.written, packed.kept))
+}
+
+/// Lets Ctrl-C end a long call, and calls `progress` with 1; the GIL is not held by the caller.
+fn tell(progress: Option<&Py<PyAny>>) -> PyResult<()> {
+    Python::attach(|py| {
+        py.check_signals()?;
+        progress.map_or(Ok(()), |progress| progress.call1(py, (1,)).map(drop))
+    })
 }
 
 fn mask_source(target: Option<PathBuf>, label: Option<PathBuf>) -> Result<MaskSource> {
@@ -122,5 +142,5 @@ fn mask_source(target: Option<PathBuf>, label: Option<PathBuf>) -> Result<MaskSo
 
 /// Lets Ctrl-C end a long call; the GIL is not held by the caller.
 fn check_signals() -> PyResult<()> {
-    Python::attach(|py| py.check_signals())
+    tell(None)
 }
