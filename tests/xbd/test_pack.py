@@ -69,7 +69,7 @@ def test_disasters_and_splits(packed: Path) -> None:
     assert {tile.disaster for tile in index.tiles} == {"synthetic-fire", "synthetic-flood", "synthetic-wind"}
     loader = rp.xbd.XBDLoader(packed, exclude_disasters=["synthetic-fire"])
     assert {tile.disaster for tile in loader.tiles} == {"synthetic-flood", "synthetic-wind"}
-    with pytest.raises(ValueError, match='splits: got "tier3", expected a split of .*: train'):
+    with pytest.raises(ValueError, match=r'splits: got "tier3", expected a split of .*: train'):
         rp.xbd.index(packed, ["tier3"])
 
 
@@ -132,7 +132,7 @@ def test_a_tile_that_goes_bad_in_mid_epoch(packed: Path, damage: str) -> None:
 
 
 def test_every_flipped_bit_is_found(packed: Path, tmp_path: Path) -> None:
-    """In any byte of header or pixels: an error that names the file, or the right samples (what was flipped only tells of sources)."""
+    """In any byte of header or pixels: an error that names the file, or the right samples."""
     expected = samples(packed, crop=None, shuffle=False)
     path = rp.xbd.index(packed).tiles[0].post.image
     whole = path.read_bytes()
