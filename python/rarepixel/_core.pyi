@@ -18,6 +18,7 @@ __all__ = [
     "loss_backward",
     "loss_finish",
     "loss_forward",
+    "xbd_check",
     "xbd_count_pixels",
     "xbd_index",
     "xbd_pack",
@@ -26,6 +27,7 @@ __all__ = [
     "xbd_read_label",
     "xbd_read_target",
     "xbd_synthesize",
+    "xbd_write_targets",
 ]
 
 # data pointer, dtype name, shape, strides in elements, the tensor or array itself
@@ -100,7 +102,10 @@ def xbd_read_label(
 ) -> tuple[str, int, int, list[tuple[str, str | None, list[list[npt.NDArray[np.float64]]]]]]: ...
 def xbd_rasterize_label(path: _Path, un_classified: str) -> _UInt8: ...
 def xbd_count_pixels(
-    masks: Sequence[tuple[_Path | None, _Path | None]], un_classified: str, max_pixels: int
+    masks: Sequence[tuple[_Path | None, _Path | None]],
+    un_classified: str,
+    max_pixels: int,
+    progress: Callable[[int], object] | None,
 ) -> npt.NDArray[np.int64]: ...
 def xbd_synthesize(
     root: _Path,
@@ -111,6 +116,12 @@ def xbd_synthesize(
     un_classified: float,
     progress: Callable[[int], object] | None,
 ) -> None: ...
+def xbd_check(
+    root: _Path, splits: Sequence[str] | None, max_pixels: int, progress: Callable[[int], object] | None
+) -> tuple[int, list[tuple[Path, str]]]: ...
+def xbd_write_targets(
+    root: _Path, splits: Sequence[str] | None, un_classified: str, progress: Callable[[int], object] | None
+) -> tuple[int, int]: ...
 def xbd_pack(
     root: _Path,
     splits: Sequence[str] | None,

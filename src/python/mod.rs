@@ -16,7 +16,7 @@ mod _core {
     use super::loss::{PyLossSpec, default_threads, folds, loss_backward, loss_finish, loss_forward};
     #[pymodule_export]
     use super::xbd::{
-        XBDFeed, XBDRun, xbd_count_pixels, xbd_index, xbd_pack, xbd_rasterize_label, xbd_read_image, xbd_read_label,
-        xbd_read_target, xbd_synthesize,
+        XBDFeed, XBDRun, xbd_check, xbd_count_pixels, xbd_index, xbd_pack, xbd_rasterize_label, xbd_read_image,
+        xbd_read_label, xbd_read_target, xbd_synthesize, xbd_write_targets,
     };
 }

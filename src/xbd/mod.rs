@@ -1,6 +1,7 @@
 //! xBD tiles: finding them, reading images, labels and targets, drawing masks, feeding a training, and making tiles like them.
 
 pub mod augment;
+pub mod check;
 pub mod class;
 pub mod image;
 pub mod index;

@@ -190,10 +190,12 @@ impl PackedTile {
 
     /// Whether the file was made from sources with these stamps, and everything in it is whole.
     fn is_of(&self, sources: &Sources, drawn: bool) -> bool {
-        let whole = Window::whole(self.size());
-        self.header.sources == *sources
-            && self.header.drawn == drawn
-            && (0..PLANES.len()).all(|tensor| self.read(tensor, whole).is_ok())
+        self.header.sources == *sources && self.header.drawn == drawn && self.check().is_ok()
+    }
+
+    /// Reads everything.
+    fn check(&self) -> Result<()> {
+        (0..PLANES.len()).try_for_each(|tensor| self.read(tensor, Window::whole(self.size())).map(drop))
     }
 }
 
@@ -440,4 +442,9 @@ pub(super) fn index(root: &Path, splits: Option<&[String]>) -> Result<Option<Ind
 pub(super) fn read_mask(path: &Path, un_classified: UnClassified, max_pixels: u64) -> Result<Array2<u8>> {
     let tile = PackedTile::open(path, max_pixels)?;
     tile.mask(Window::whole(tile.size()), un_classified)
+}
+
+/// Reads all of a packed tile.
+pub(super) fn check(path: &Path, max_pixels: u64) -> Result<()> {
+    PackedTile::open(path, max_pixels)?.check()
 }

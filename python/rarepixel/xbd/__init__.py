@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .augment import Augment
     from .dataset import XBDDataset
     from .loader import Statistics, XBDLoader
+    from .roots import check, pack, write_targets
 
 __all__ = [
     "CLASS_COLORS",
@@ -55,6 +56,7 @@ __all__ = [
     "UnClassified",
     "XBDDataset",
     "XBDLoader",
+    "check",
     "index",
     "pack",
     "pixel_counts",
@@ -63,6 +65,7 @@ __all__ = [
     "read_label",
     "read_target",
     "synthesize",
+    "write_targets",
 ]
 
 CLASS_NAMES: tuple[str, ...] = ("background", "no-damage", "minor-damage", "major-damage", "destroyed")
@@ -281,6 +284,7 @@ def pixel_counts(
     disasters: Iterable[str] | None = None,
     exclude_disasters: Iterable[str] | None = None,
     max_pixels: int = MAX_PIXELS,
+    progress: Callable[[int], object] | None = None,
 ) -> npt.NDArray[np.int64]:
     """Counts the pixels of each class over the post masks of a root.
 
@@ -292,6 +296,7 @@ def pixel_counts(
         un_classified: as for :func:`rasterize_label`; targets are taken as they are.
         disasters, exclude_disasters: only these, or all but these, such as ``["joplin-tornado"]``.
         max_pixels: larger masks are refused.
+        progress: called with 1 after each tile, on this thread; Ctrl-C works either way.
 
     Returns:
         int64 array of 5 counts, in the order of :data:`CLASS_NAMES`.
@@ -307,53 +312,7 @@ def pixel_counts(
     ((5,), 0)
     """
     tiles = _select(root, splits, disasters, exclude_disasters)
-    return _count(tiles, un_classified, max_pixels)
-
-
-def pack(
-    root: StrPath,
-    out: StrPath,
-    splits: Sequence[str] | None = None,
-    *,
-    max_pixels: int = MAX_PIXELS,
-    progress: Callable[[int], object] | None = None,
-) -> tuple[int, int]:
-    """Writes decoded tiles, from which crops are read without decoding: give ``out`` to :class:`XBDLoader` as its root.
-
-    A pack takes about 7.3 MB for a tile of 1,024 pixels (two images and a mask, a byte a value). It is one safetensors
-    file for each tile, with ``pre`` and ``post`` (3, H, W), ``mask`` (H, W) and checksums, and a list, ``pack.json``,
-    that is written last. Every row that is read is checked, so a damaged file is an error and never a wrong mask.
-
-    Call it again to go on after an interruption, or after labels have changed: tiles that are there, whole and of the
-    same sources (by length and time of change), are kept. Until then :func:`index` (and so the loader, with a warning)
-    tells which sources have changed. Files appear when they are whole; a second process that packs into the same folder
-    is refused. Other splits of the same root may be added later.
-
-    Args:
-        root: a folder in the official layout, see :mod:`rarepixel.xbd`. Incomplete tiles are left out.
-        out: the folder to write to; made where it is not there.
-        splits: names of splits; by default all.
-        max_pixels: larger images are refused.
-        progress: called with 1 after each tile, on this thread; Ctrl-C works either way.
-
-    Returns:
-        How many tiles were written, and how many kept.
-
-    Raises:
-        OSError: a file cannot be read or written.
-        ValueError: a tile is damaged; or ``out`` is in use by another process or holds tiles of another root.
-
-    >>> import tempfile
-    >>> root, out = tempfile.mkdtemp(), tempfile.mkdtemp()
-    >>> synthesize(root, tiles=8, size=64)
-    >>> pack(root, out)
-    (8, 0)
-    >>> pack(root, out)
-    (0, 8)
-    >>> len(index(out).tiles)
-    8
-    """
-    return _core.xbd_pack(root, _split_names(splits), out, _integer("max_pixels", max_pixels, 0), progress)
+    return _count(tiles, un_classified, max_pixels, progress)
 
 
 def synthesize(
@@ -450,13 +409,26 @@ def _names(argument: str, names: Iterable[str], known: set[str]) -> set[str]:
     return names
 
 
-def _count(tiles: Iterable[Tile], un_classified: UnClassified, max_pixels: int) -> npt.NDArray[np.int64]:
+def _count(
+    tiles: Iterable[Tile],
+    un_classified: UnClassified,
+    max_pixels: int,
+    progress: Callable[[int], object] | None = None,
+) -> npt.NDArray[np.int64]:
     masks = [(tile.post.target, tile.post.label) for tile in tiles]
-    return _core.xbd_count_pixels(masks, un_classified, _integer("max_pixels", max_pixels, 0))
+    return _core.xbd_count_pixels(masks, un_classified, _integer("max_pixels", max_pixels, 0), progress)
 
 
 # Where the names live that use those above; XBDDataset needs torch.
-_LAZY = {"Augment": "augment", "Statistics": "loader", "XBDDataset": "dataset", "XBDLoader": "loader"}
+_LAZY = {
+    "Augment": "augment",
+    "Statistics": "loader",
+    "XBDDataset": "dataset",
+    "XBDLoader": "loader",
+    "check": "roots",
+    "pack": "roots",
+    "write_targets": "roots",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 
 pub use loader::{XBDFeed, XBDRun};
 
+use crate::xbd::check::{check, write_targets};
 use crate::xbd::class::{Subtype, UnClassified};
 use crate::xbd::image::ImageReader;
 use crate::xbd::index::{Index, Tile};
@@ -86,10 +87,11 @@ pub fn xbd_count_pixels<'py>(
     masks: Vec<(Option<PathBuf>, Option<PathBuf>)>,
     un_classified: &str,
     max_pixels: u64,
+    progress: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyArray1<i64>>> {
     let un_classified = UnClassified::from_name(un_classified)?;
     let sources = masks.into_iter().map(|(target, label)| mask_source(target, label)).collect::<Result<Vec<_>>>()?;
-    let counts = py.detach(|| count_pixels(&sources, un_classified, max_pixels, check_signals))?;
+    let counts = py.detach(|| count_pixels(&sources, un_classified, max_pixels, || tell(progress.as_ref())))?;
     // A count of 2^63 pixels would take more disk than there is.
     Ok(counts.map(|count| count as i64).to_vec().into_pyarray(py))
 }
@@ -125,6 +127,39 @@ pub fn xbd_pack(
         pack(&root, &index.tiles, &out, max_pixels, || tell(progress.as_ref()))
     })?;
     Ok((packed.written, packed.kept))
+}
+
+/// The number of tiles of a root, and what is wrong with it as (path, message), when all of it has been read.
+#[pyfunction]
+pub fn xbd_check(
+    py: Python<'_>,
+    root: PathBuf,
+    splits: Option<Vec<String>>,
+    max_pixels: u64,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<(usize, Vec<(PathBuf, String)>)> {
+    py.detach(|| {
+        let index = Index::read(&root, splits.as_deref())?;
+        let problems = check(&index, max_pixels, || tell(progress.as_ref()))?;
+        Ok((index.tiles.len(), problems.into_iter().map(|problem| (problem.path, problem.message)).collect()))
+    })
+}
+
+/// Writes missing targets; gives how many were written and how many were there already.
+#[pyfunction]
+pub fn xbd_write_targets(
+    py: Python<'_>,
+    root: PathBuf,
+    splits: Option<Vec<String>>,
+    un_classified: &str,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<(usize, usize)> {
+    let un_classified = UnClassified::from_name(un_classified)?;
+    let total = py.detach(|| {
+        let index = Index::read(&root, splits.as_deref())?;
+        write_targets(&root, &index.tiles, un_classified, || tell(progress.as_ref()))
+    })?;
+    Ok((total.written, total.kept))
 }
 
 /// Lets Ctrl-C end a long call, and calls `progress` with 1; the GIL is not held by the caller.
