@@ -2,6 +2,7 @@
 
 mod build_info;
 mod error;
+mod metrics;
 
 use pyo3::prelude::*;
 
@@ -9,4 +10,6 @@ use pyo3::prelude::*;
 mod _core {
     #[pymodule_export]
     use super::build_info::build_info;
+    #[pymodule_export]
+    use super::metrics::confusion_matrix;
 }
