@@ -28,6 +28,18 @@ pub enum Error {
         /// What would have been right.
         expected: String,
     },
+    /// A label of the target that is no class (`ValueError`).
+    #[error("target: got label {label} at position {position:?}, expected 0 to {} or ignore_index ({ignore_index})", classes - 1)]
+    Label {
+        /// The label.
+        label: i64,
+        /// Its index in the target.
+        position: Vec<usize>,
+        /// How many classes there are.
+        classes: usize,
+        /// The label of ignored pixels.
+        ignore_index: i64,
+    },
     /// A file whose content is wrong (`ValueError`).
     #[error("{}: {problem}", path.display())]
     File {

@@ -84,7 +84,7 @@ struct Task<'a> {
 /// The first label outside `[0, C)`.
 struct WrongLabel {
     argument: &'static str,
-    value: i64,
+    label: i64,
     sample: usize,
     pixel: usize,
 }
@@ -135,7 +135,7 @@ impl Task<'_> {
         }
         let at = rows.iter().zip(columns).position(|(&row, &column)| wrong(row, column))?;
         let (argument, reader) = if rows[at] == INVALID { ("target", &self.target) } else { ("input", &self.input) };
-        Some(WrongLabel { argument, value: reader.label(sample, first + at), sample, pixel: first + at })
+        Some(WrongLabel { argument, label: reader.label(sample, first + at), sample, pixel: first + at })
     }
 }
 
@@ -143,20 +143,20 @@ impl WrongLabel {
     fn into_error(self, task: &Task, spatial: &[usize]) -> Error {
         let mut position = vec![self.sample];
         let mut rest = self.pixel;
-        for (index, _) in spatial.iter().enumerate() {
+        for index in 0..spatial.len() {
             let inner: usize = spatial[index + 1..].iter().product();
             position.push(rest / inner);
             rest %= inner;
         }
-        let position = match position[..] {
-            [sample] => format!("({sample},)"), // as Python writes it
-            _ => format!("({})", position.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")),
-        };
-        let mut expected = format!("a class index in [0, {})", task.classes);
-        if self.argument == "target" {
-            expected += &format!(" or ignore_index {}", task.ignore_index);
+        let (label, classes) = (self.label, task.classes);
+        match self.argument {
+            "target" => Error::Label { label, position, classes, ignore_index: task.ignore_index },
+            input => Error::value(
+                input,
+                format!("label {label} at position {position:?}"),
+                format!("0 to {} where the target is not ignored", classes - 1),
+            ),
         }
-        Error::value(self.argument, format!("label {} at {position}", self.value), expected)
     }
 }
 

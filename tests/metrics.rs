@@ -51,7 +51,7 @@ proptest! {
         let target = view(&mut target, DType::UInt8, &[1, 200_000]);
         let error = confusion_matrix(&input, &target, &[400, 500], 2, 255, threads).unwrap_err().to_string();
         let first = at.iter().min().unwrap();
-        prop_assert!(error.starts_with(&format!("target: got label 9 at (0, {}, {}),", first / 500, first % 500)), "{}", error);
+        prop_assert!(error.starts_with(&format!("target: got label 9 at position [0, {}, {}],", first / 500, first % 500)), "{}", error);
     }
 }
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from . import _core
+
 if TYPE_CHECKING:
     import torch
 
@@ -42,8 +44,16 @@ def readable(name: str, array: Any) -> Any:
     return array.astype(array.dtype.newbyteorder("="))
 
 
-def contiguous(array: Any) -> Any:
-    """The array without gaps, in C order; a copy only where that needs one."""
+def is_floating(array: Any) -> bool:
+    """Whether a :func:`readable` array holds logits, not labels. NumPy has no bfloat16 of its own: its kind is not "f"."""
+    return bool(array.is_floating_point() if is_tensor(array) else array.dtype.kind not in "iu")
+
+
+def foldable(array: Any, leading: int) -> Any:
+    """The array, or a contiguous copy where the dimensions after the `leading` ones do not fold into one stride."""
+    _, _, shape, strides = describe(array)
+    if len(shape) <= leading or _core.folds(shape, strides, leading):
+        return array
     return array.contiguous() if is_tensor(array) else np.ascontiguousarray(array)
 
 
@@ -64,8 +74,4 @@ def threads() -> int:
 def labels(name: str, array: Any) -> NDArray[Any]:
     """Labels as a NumPy array: as they are, or the argmax of logits (N, C, *spatial)."""
     array = readable(name, array)
-    if is_tensor(array):
-        array = (array.argmax(1) if array.is_floating_point() else array).numpy()
-    elif array.dtype.kind == "f":
-        array = array.argmax(1)
-    return np.asarray(array)
+    return np.asarray(array.argmax(1) if is_floating(array) else array)

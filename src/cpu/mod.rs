@@ -1,4 +1,12 @@
 //! How it is computed on the CPU.
 
+mod job;
+mod kernel;
+mod labels;
 pub mod pool;
+mod problem;
 pub mod simd;
+mod transfer;
+
+pub use job::Target;
+pub use problem::{Problem, compute_type};

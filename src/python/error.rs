@@ -8,7 +8,7 @@ use crate::Error;
 impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
         match error {
-            Error::Value { .. } | Error::File { .. } => PyValueError::new_err(error.to_string()),
+            Error::Value { .. } | Error::Label { .. } | Error::File { .. } => PyValueError::new_err(error.to_string()),
             Error::Type { .. } => PyTypeError::new_err(error.to_string()),
             Error::Io { path, source } => match source.raw_os_error() {
                 // OSError(errno, text, file) picks the subclass: FileNotFoundError, PermissionError, ...

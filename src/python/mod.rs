@@ -2,7 +2,9 @@
 
 mod build_info;
 mod error;
+mod loss;
 mod metrics;
+mod tensor;
 
 use pyo3::prelude::*;
 
@@ -10,6 +12,8 @@ use pyo3::prelude::*;
 mod _core {
     #[pymodule_export]
     use super::build_info::build_info;
+    #[pymodule_export]
+    use super::loss::{PyLossSpec, folds, loss_backward, loss_forward};
     #[pymodule_export]
     use super::metrics::confusion_matrix;
 }

@@ -240,17 +240,17 @@ def test_a_wrong_label_is_named_with_its_position_and_nothing_is_counted(dtype):
     matrix = rp.metrics.ConfusionMatrix(5)
     with pytest.raises(
         ValueError,
-        match=r"target: got label 5 at \(1, 17, 4\), expected a class index in \[0, 5\) or ignore_index 255",
+        match=r"target: got label 5 at position \[1, 17, 4\], expected 0 to 4 or ignore_index \(255\)",
     ):
         matrix.update(torch.zeros(2, 5, 20, 30), target)
-    with pytest.raises(ValueError, match=r"input: got label 5 at \(1, 17, 4\), expected a class index in \[0, 5\)$"):
+    with pytest.raises(ValueError, match=r"input: got label 5 at position \[1, 17, 4\], expected 0 to 4 where"):
         matrix.update(target, torch.zeros(2, 20, 30, dtype=torch.uint8))
     assert matrix.matrix.sum() == 0
 
 
 @pytest.mark.parametrize("label", [-1, 2**32, -(2**63), 2**63 - 1])
 def test_labels_of_64_bits_are_not_cut_off(label):
-    with pytest.raises(ValueError, match=rf"target: got label {label} at \(0,\)"):
+    with pytest.raises(ValueError, match=rf"target: got label {label} at position \[0\]"):
         rp.metrics.ConfusionMatrix(5).update(np.zeros((1, 5)), np.array([label]))
 
 

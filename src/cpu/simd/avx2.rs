@@ -110,12 +110,26 @@ impl Vector for F32x8 {
     type Element = f32;
     const LANES: usize = 8;
     #[inline(always)]
+    fn splat_element(value: f32) -> Self {
+        Self(intrinsics!(_mm256_set1_ps(value)))
+    }
+    #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
         Self(intrinsics!(_mm256_loadu_ps(from)))
     }
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         intrinsics!(_mm256_storeu_ps(to, self.0))
+    }
+    #[inline(always)]
+    unsafe fn load_f32(from: *const f32) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { Self::load(from) }
+    }
+    #[inline(always)]
+    unsafe fn store_f32(self, to: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { self.store(to) }
     }
     #[inline(always)]
     unsafe fn load_f16(from: *const f16) -> Self {

@@ -80,8 +80,7 @@ pub fn ln<V: SingleBits>(x: V) -> V {
 
 #[cfg(test)]
 mod tests {
-    use crate::cpu::simd::portable::F32x8;
-    use crate::cpu::simd::{InstructionSet, Vector};
+    use crate::cpu::simd::{Element, InstructionSet, Vector, Work};
 
     /// The distance of `got` from `truth` in units of the last place of the nearest single.
     fn ulp(got: f32, truth: f64) -> f64 {
@@ -120,6 +119,7 @@ mod tests {
         (0..=0x7f80_0000u32).step_by(step).map(|bits| f32::from_bits(bits | sign)).collect()
     }
 
+    #[inline(always)]
     fn check<V: Vector<Element = f32>>(name: &str) {
         let negative = singles(true, 997);
         let positive = singles(false, 997);
@@ -142,31 +142,20 @@ mod tests {
         assert_eq!(special(V::ln, f64::INFINITY), f64::INFINITY);
     }
 
-    #[test]
-    fn within_the_stated_ulp_everywhere() {
-        check::<F32x8>("portable");
-        for set in InstructionSet::available() {
-            match set {
-                InstructionSet::Portable => {}
-                // SAFETY: `available` says that the machine has these instructions.
-                #[cfg(target_arch = "x86_64")]
-                InstructionSet::Avx2 => unsafe { avx2() },
-                // SAFETY: as above.
-                #[cfg(target_arch = "x86_64")]
-                InstructionSet::Avx512 => unsafe { avx512() },
-            }
+    struct Check(&'static str);
+
+    impl Work<f32> for Check {
+        type Output = ();
+        #[inline(always)]
+        fn run<V: Vector<Element = f32>>(self) {
+            check::<V>(self.0);
         }
     }
 
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    fn avx2() {
-        check::<crate::cpu::simd::avx2::F32x8>("avx2");
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f,avx512dq,avx2,fma,f16c")]
-    fn avx512() {
-        check::<crate::cpu::simd::avx512::F32x16>("avx512");
+    #[test]
+    fn within_the_stated_ulp_everywhere() {
+        for set in InstructionSet::available() {
+            f32::dispatch(set, Check(set.name()));
+        }
     }
 }

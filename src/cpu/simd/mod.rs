@@ -46,34 +46,92 @@ use std::sync::OnceLock;
 use half::{bf16, f16};
 
 use crate::loss::real::Real;
+use crate::tensor::DType;
 
 /// The widest register, in elements: tiles are padded to a multiple of it.
 pub const MAX_LANES: usize = 16;
 
 /// The types that losses are computed in.
 pub trait Element: Copy + Send + Sync + Default + 'static {
+    /// Its dtype.
+    const DTYPE: DType;
     /// From double, rounded.
     fn from_f64(value: f64) -> Self;
     /// To double, exact.
     fn to_f64(self) -> f64;
+    /// From an integer below 2^24 in size, exact.
+    fn from_i32(value: i32) -> Self;
+    /// Do `work` on registers of the instruction set.
+    fn dispatch<W: Work<Self>>(set: InstructionSet, work: W) -> W::Output;
+}
+
+/// Work that is compiled once for each instruction set. `run` must be `inline(always)`, as all that it calls in its loops,
+/// so that it becomes part of a function compiled with the instructions.
+pub trait Work<T> {
+    /// What it gives.
+    type Output;
+    /// Do it.
+    fn run<V: Vector<Element = T>>(self) -> Self::Output;
 }
 
 impl Element for f32 {
+    const DTYPE: DType = DType::Float32;
+    #[inline(always)]
     fn from_f64(value: f64) -> Self {
         value as f32
     }
+    #[inline(always)]
     fn to_f64(self) -> f64 {
         f64::from(self)
+    }
+    #[inline(always)]
+    fn from_i32(value: i32) -> Self {
+        value as f32
+    }
+    #[inline(always)]
+    fn dispatch<W: Work<f32>>(set: InstructionSet, work: W) -> W::Output {
+        match set {
+            InstructionSet::Portable => work.run::<portable::F32x8>(),
+            // SAFETY: an `InstructionSet` comes from `available`, which found these instructions on this machine.
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Avx2 => unsafe { with_avx2(work) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Avx512 => unsafe { with_avx512(work) },
+        }
     }
 }
 
 impl Element for f64 {
+    const DTYPE: DType = DType::Float64;
+    #[inline(always)]
     fn from_f64(value: f64) -> Self {
         value
     }
+    #[inline(always)]
     fn to_f64(self) -> f64 {
         self
     }
+    #[inline(always)]
+    fn from_i32(value: i32) -> Self {
+        f64::from(value)
+    }
+    #[inline(always)]
+    fn dispatch<W: Work<f64>>(_: InstructionSet, work: W) -> W::Output {
+        work.run::<portable::F64x4>()
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn with_avx2<W: Work<f32>>(work: W) -> W::Output {
+    work.run::<avx2::F32x8>()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
+fn with_avx512<W: Work<f32>>(work: W) -> W::Output {
+    work.run::<avx512::F32x16>()
 }
 
 /// A register of pixels.
@@ -83,6 +141,8 @@ pub trait Vector: Real {
     /// How many.
     const LANES: usize;
 
+    /// The same element in every lane.
+    fn splat_element(value: Self::Element) -> Self;
     /// Read `LANES` elements, aligned or not.
     ///
     /// # Safety
@@ -93,6 +153,42 @@ pub trait Vector: Real {
     /// # Safety
     /// They must be writable.
     unsafe fn store(self, to: *mut Self::Element);
+    /// Read `LANES` singles.
+    ///
+    /// # Safety
+    /// They must be readable.
+    #[inline(always)]
+    unsafe fn load_f32(from: *const f32) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { load_each(from, |x| Self::Element::from_f64(f64::from(x))) }
+    }
+    /// Write `LANES` singles.
+    ///
+    /// # Safety
+    /// They must be writable.
+    #[inline(always)]
+    unsafe fn store_f32(self, to: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { store_each(self, to, |x| x.to_f64() as f32) }
+    }
+    /// Read `LANES` doubles.
+    ///
+    /// # Safety
+    /// They must be readable.
+    #[inline(always)]
+    unsafe fn load_f64(from: *const f64) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { load_each(from, Self::Element::from_f64) }
+    }
+    /// Write `LANES` doubles.
+    ///
+    /// # Safety
+    /// They must be writable.
+    #[inline(always)]
+    unsafe fn store_f64(self, to: *mut f64) {
+        // SAFETY: the caller's promise.
+        unsafe { store_each(self, to, Element::to_f64) }
+    }
     /// Read `LANES` halves.
     ///
     /// # Safety
@@ -183,7 +279,7 @@ pub enum InstructionSet {
     /// AVX2 with FMA.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// AVX-512 F and DQ.
+    /// AVX-512 F, DQ, BW and VL.
     #[cfg(target_arch = "x86_64")]
     Avx512,
 }
@@ -197,7 +293,8 @@ impl InstructionSet {
         {
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
                 sets.push(Self::Avx2);
-                if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq") {
+                let wide = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq");
+                if wide && is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vl") {
                     sets.push(Self::Avx512);
                 }
             }

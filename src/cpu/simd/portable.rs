@@ -117,6 +117,10 @@ macro_rules! lanes {
             type Element = $element;
             const LANES: usize = $lanes;
             #[inline(always)]
+            fn splat_element(value: $element) -> Self {
+                Self([value; $lanes])
+            }
+            #[inline(always)]
             unsafe fn load(from: *const $element) -> Self {
                 // SAFETY: the caller's promise.
                 Self(unsafe { from.cast::<[$element; $lanes]>().read_unaligned() })

@@ -1,0 +1,181 @@
+"""The losses as modules: shells that hold the options of :mod:`rarepixel.functional`, with class weights as buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import functional
+
+__all__ = ["CrossEntropyLoss", "DiceFocalLoss", "DiceLoss", "FocalLoss"]
+
+
+class _Loss(nn.Module):
+    """Options as attributes, weights as buffers, so that ``.to(device)`` and ``state_dict`` see them."""
+
+    def __init__(self, weights: dict[str, Tensor | Sequence[float] | None], options: dict[str, Any]) -> None:
+        super().__init__()
+        for name, weight in weights.items():
+            if weight is not None and not isinstance(weight, Tensor):
+                try:
+                    weight = torch.tensor(weight, dtype=torch.float32)
+                except (TypeError, ValueError) as error:
+                    raise TypeError(f"{name}: got {weight!r}, expected one number for each class") from error
+            self.register_buffer(name, weight)
+        for name, value in options.items():
+            setattr(self, name, value)
+        self._arguments = (*weights, *options)
+
+    def _options(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._arguments}
+
+    def extra_repr(self) -> str:
+        shown = {
+            name: value.tolist() if isinstance(value, Tensor) else value for name, value in self._options().items()
+        }
+        return ", ".join(f"{name}={value!r}" for name, value in shown.items())
+
+
+class CrossEntropyLoss(_Loss):
+    """:func:`rarepixel.cross_entropy` as a module; the arguments are its own.
+
+    Example:
+        >>> import torch, rarepixel as rp
+        >>> criterion = rp.CrossEntropyLoss(weight=[1.0, 5.0, 20.0], ignore_index=255)
+        >>> logits = torch.randn(2, 3, 8, 8, requires_grad=True)
+        >>> criterion(logits, torch.randint(3, (2, 8, 8))).backward()
+        >>> logits.grad.shape
+        torch.Size([2, 3, 8, 8])
+    """
+
+    def __init__(
+        self,
+        weight: Tensor | Sequence[float] | None = None,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(
+            {"weight": weight},
+            {"ignore_index": ignore_index, "reduction": reduction, "label_smoothing": label_smoothing},
+        )
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """See :func:`rarepixel.cross_entropy`."""
+        return functional.cross_entropy(input, target, **self._options())
+
+
+class FocalLoss(_Loss):
+    """:func:`rarepixel.focal_loss` as a module; the arguments are its own.
+
+    Example:
+        >>> import torch, rarepixel as rp
+        >>> criterion = rp.FocalLoss(alpha=torch.tensor([1.0, 5.0, 20.0, 20.0, 20.0]), gamma=2)
+        >>> criterion(torch.zeros(1, 5, 4, 4), torch.zeros(1, 4, 4, dtype=torch.uint8))
+        tensor(1.0300)
+    """
+
+    def __init__(
+        self,
+        alpha: Tensor | Sequence[float] | None = None,
+        gamma: float = 2.0,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        pt: str = "softmax",
+    ) -> None:
+        super().__init__(
+            {"alpha": alpha},
+            {"gamma": gamma, "ignore_index": ignore_index, "reduction": reduction, "pt": pt},
+        )
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """See :func:`rarepixel.focal_loss`."""
+        return functional.focal_loss(input, target, **self._options())
+
+
+class DiceLoss(_Loss):
+    """:func:`rarepixel.dice_loss` as a module; the arguments are its own.
+
+    Example:
+        >>> import torch, rarepixel as rp
+        >>> criterion = rp.DiceLoss(average="macro", include_background=False)
+        >>> criterion(torch.zeros(1, 2, 4, 4), torch.ones(1, 4, 4, dtype=torch.uint8))
+        tensor(0.3333)
+    """
+
+    def __init__(
+        self,
+        smooth: float = 1e-6,
+        average: str = "micro",
+        per_sample: bool = False,
+        include_background: bool = True,
+        absent: str = "count",
+        weight: Tensor | Sequence[float] | None = None,
+        ignore_index: int = -100,
+    ) -> None:
+        super().__init__(
+            {"weight": weight},
+            {
+                "smooth": smooth,
+                "average": average,
+                "per_sample": per_sample,
+                "include_background": include_background,
+                "absent": absent,
+                "ignore_index": ignore_index,
+            },
+        )
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """See :func:`rarepixel.dice_loss`."""
+        return functional.dice_loss(input, target, **self._options())
+
+
+class DiceFocalLoss(_Loss):
+    """:func:`rarepixel.dice_focal_loss` as a module; the arguments are its own.
+
+    Example:
+        >>> import torch, rarepixel as rp
+        >>> criterion = rp.DiceFocalLoss(average="macro", lambda_dice=0.5)
+        >>> logits = torch.randn(2, 5, 16, 16, requires_grad=True)
+        >>> criterion(logits, torch.randint(5, (2, 16, 16), dtype=torch.uint8)).backward()
+    """
+
+    def __init__(
+        self,
+        alpha: Tensor | Sequence[float] | None = None,
+        gamma: float = 2.0,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        pt: str = "softmax",
+        smooth: float = 1e-6,
+        average: str = "micro",
+        per_sample: bool = False,
+        include_background: bool = True,
+        absent: str = "count",
+        dice_weight: Tensor | Sequence[float] | None = None,
+        lambda_focal: float = 1.0,
+        lambda_dice: float = 1.0,
+    ) -> None:
+        super().__init__(
+            {"alpha": alpha, "dice_weight": dice_weight},
+            {
+                "gamma": gamma,
+                "ignore_index": ignore_index,
+                "reduction": reduction,
+                "pt": pt,
+                "smooth": smooth,
+                "average": average,
+                "per_sample": per_sample,
+                "include_background": include_background,
+                "absent": absent,
+                "lambda_focal": lambda_focal,
+                "lambda_dice": lambda_dice,
+            },
+        )
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """See :func:`rarepixel.dice_focal_loss`."""
+        return functional.dice_focal_loss(input, target, **self._options())

@@ -1,0 +1,373 @@
+"""The bridge to torch: one operator with its backward pass, registered with ``torch.library``, and a light eager path.
+
+torch allocates, Rust fills. The registered form (``torch.ops.rarepixel.loss``) is what ``torch.compile``,
+``torch.export``, fake tensors and dispatch modes see; plain eager calls take an ``autograd.Function``, which costs
+less per call and can write the gradient of a pixel loss in the same pass as the loss.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from . import _core
+
+_DTYPES = {
+    torch.float32: "float32",
+    torch.float64: "float64",
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+    torch.uint8: "uint8",
+    torch.int16: "int16",
+    torch.int32: "int32",
+    torch.int64: "int64",
+}
+
+
+class Options(NamedTuple):
+    """Which terms a loss has and their options: the plain arguments of the operator, in its order."""
+
+    pixel: str = "none"
+    lambda_pixel: float = 1.0
+    gamma: float = 2.0
+    pt: str = "softmax"
+    label_smoothing: float = 0.0
+    region: str = "none"
+    lambda_region: float = 1.0
+    smooth: float = 1e-6
+    average: str = "micro"
+    per_sample: bool = False
+    include_background: bool = True
+    absent: str = "count"
+    ignore_index: int = -100
+    reduction: str = "mean"
+
+
+# torch's schema language calls these types as Python does.
+_OPTIONS_SCHEMA = ", ".join(f"{type(value).__name__} {name}" for name, value in Options._field_defaults.items())
+
+
+@lru_cache(maxsize=256)
+def _spec(options: Options) -> _core.LossSpec:
+    return _core.LossSpec(*options)
+
+
+def _described(tensor: Tensor) -> tuple[int, str, Sequence[int], Sequence[int]]:
+    """The tensor as Rust takes it. An unknown dtype keeps its own name, for the error message."""
+    dtype = _DTYPES.get(tensor.dtype) or str(tensor.dtype).removeprefix("torch.")
+    return tensor.data_ptr(), dtype, tensor.shape, tensor.stride()
+
+
+def _foldable(tensor: Tensor, leading: int) -> Tensor:
+    """The tensor, or a contiguous copy where its spatial dimensions do not fold into one stride."""
+    if tensor.is_contiguous() or _core.folds(tensor.shape, tensor.stride(), leading):
+        return tensor
+    return tensor.contiguous()
+
+
+def _memory_format(input: Tensor) -> torch.memory_format:
+    """How the gradient lies in memory: as the input where that is channels_last, else contiguous."""
+    if not input.is_contiguous():
+        for ndim, memory_format in ((4, torch.channels_last), (5, torch.channels_last_3d)):
+            if input.ndim == ndim and input.is_contiguous(memory_format=memory_format):
+                return memory_format
+    return torch.contiguous_format
+
+
+def _compute_dtype(input: Tensor) -> torch.dtype:
+    return torch.float64 if input.dtype == torch.float64 else torch.float32
+
+
+def _prepared(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Operands as Rust reads them: foldable, and a one-hot or soft target in the type of the computation."""
+    if target.ndim == input.ndim:
+        return _foldable(input, 2), _foldable(target.to(_compute_dtype(input)), 2)
+    return _foldable(input, 2), _foldable(target, 1)
+
+
+def _listed(weight: Tensor | None) -> list[float] | None:
+    return None if weight is None else weight.tolist()
+
+
+def _outputs(input: Tensor, target: Tensor, options: Options) -> tuple[Tensor, Tensor]:
+    """Empty tensors for the loss and the sums."""
+    shape = target.shape if options.reduction == "none" else ()
+    samples = input.shape[0] if options.per_sample and options.region != "none" else 1
+    columns = 3 + (3 * input.shape[1] if options.region != "none" else 0)
+    return (
+        torch.empty(shape, dtype=_compute_dtype(input), device=input.device),
+        torch.empty((samples, columns), dtype=torch.float64, device=input.device),
+    )
+
+
+def _forward(
+    input: Tensor,
+    target: Tensor,
+    weight: list[float] | None,
+    dice_weight: list[float] | None,
+    options: Options,
+    gradient: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    if input.ndim < 2:
+        raise ValueError(
+            f"input: got shape {list(input.shape)}, expected (N, C, *spatial) with 0 to 3 spatial dimensions"
+        )
+    loss, sums = _outputs(input, target, options)
+    _core.loss_forward(
+        _spec(options),
+        _described(input),
+        _described(target),
+        weight,
+        dice_weight,
+        _described(loss),
+        _described(sums),
+        None if gradient is None else _described(gradient),
+        torch.get_num_threads(),
+    )
+    return loss, sums
+
+
+def _backward(
+    grad_output: Tensor,
+    input: Tensor,
+    target: Tensor,
+    weight: list[float] | None,
+    dice_weight: list[float] | None,
+    sums: Tensor,
+    options: Options,
+) -> Tensor:
+    gradient = torch.empty_like(input, memory_format=_memory_format(input))
+    _core.loss_backward(
+        _spec(options),
+        _described(_foldable(grad_output, 1) if grad_output.ndim else grad_output),
+        _described(input),
+        _described(target),
+        weight,
+        dice_weight,
+        _described(sums),
+        _described(gradient),
+        torch.get_num_threads(),
+    )
+    return gradient
+
+
+# --- eager ---
+
+
+class _Loss(torch.autograd.Function):
+    """The eager path."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        target: Tensor,
+        weight: list[float] | None,
+        dice_weight: list[float] | None,
+        options: Options,
+    ) -> Tensor:
+        gradient = None
+        # Half-precision gradients wait for the incoming gradient: a loss scale is there to keep them from underflowing.
+        if _spec(options).one_pass and input.dtype != torch.float16:
+            gradient = torch.empty_like(input, memory_format=_memory_format(input))
+        loss, sums = _forward(input, target, weight, dice_weight, options, gradient)
+        ctx.save_for_backward(input, target)
+        ctx.sums, ctx.gradient = sums, gradient
+        ctx.arguments = (weight, dice_weight, options)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        # The gradient is handed over, not kept: a second backward pass (retain_graph) computes it again.
+        gradient, ctx.gradient = ctx.gradient, None
+        if gradient is not None:
+            scale = grad_output.item()
+            return (gradient if scale == 1.0 else gradient.mul_(scale)), None, None, None, None
+        input, target = ctx.saved_tensors
+        weight, dice_weight, options = ctx.arguments
+        gradient = _backward(grad_output, input, target, weight, dice_weight, ctx.sums, options)
+        return gradient, None, None, None, None
+
+
+# --- registered operators ---
+
+_library = torch.library.Library("rarepixel", "DEF")
+_WEIGHTS = "Tensor? weight, Tensor? dice_weight"
+_library.define(f"loss(Tensor input, Tensor target, {_WEIGHTS}, {_OPTIONS_SCHEMA}) -> (Tensor, Tensor)")
+_library.define(
+    f"loss_backward(Tensor grad_output, Tensor input, Tensor target, {_WEIGHTS}, Tensor sums, {_OPTIONS_SCHEMA})"
+    " -> Tensor"
+)
+
+
+@torch.library.impl(_library, "loss", "CPU")
+def _loss_cpu(
+    input: Tensor, target: Tensor, weight: Tensor | None, dice_weight: Tensor | None, *options: Any
+) -> tuple[Tensor, Tensor]:
+    input, target = _prepared(input, target)
+    return _forward(input, target, _listed(weight), _listed(dice_weight), Options(*options), None)
+
+
+@torch.library.impl(_library, "loss_backward", "CPU")
+def _loss_backward_cpu(
+    grad_output: Tensor,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    dice_weight: Tensor | None,
+    sums: Tensor,
+    *options: Any,
+) -> Tensor:
+    memory_format = _memory_format(input)
+    input, target = _prepared(input, target)
+    gradient = _backward(grad_output, input, target, _listed(weight), _listed(dice_weight), sums, Options(*options))
+    return gradient.contiguous(memory_format=memory_format)
+
+
+@torch.library.register_fake("rarepixel::loss", lib=_library)
+def _loss_fake(
+    input: Tensor, target: Tensor, weight: Tensor | None, dice_weight: Tensor | None, *options: Any
+) -> tuple[Tensor, Tensor]:
+    return _outputs(input, target, Options(*options))
+
+
+@torch.library.register_fake("rarepixel::loss_backward", lib=_library)
+def _loss_backward_fake(
+    grad_output: Tensor,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    dice_weight: Tensor | None,
+    sums: Tensor,
+    *options: Any,
+) -> Tensor:
+    return torch.empty_like(input, memory_format=_memory_format(input))
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    input, target, weight, dice_weight, *ctx.options = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(input, target, weight, dice_weight, output[1])
+
+
+def _registered_backward(ctx: Any, grad_loss: Tensor, grad_sums: Tensor) -> tuple[Tensor | None, ...]:
+    input, target, weight, dice_weight, sums = ctx.saved_tensors
+    gradient = torch.ops.rarepixel.loss_backward(grad_loss, input, target, weight, dice_weight, sums, *ctx.options)
+    return gradient, None, None, None, *(None for _ in ctx.options)
+
+
+torch.library.register_autograd("rarepixel::loss", _registered_backward, setup_context=_setup_context, lib=_library)
+
+
+# --- the call ---
+
+
+def _is_plain(input: Tensor) -> bool:
+    """Whether the eager path may take the tensor's memory: no tracing, no mode, no transform, no tensor subclass."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(input) in (Tensor, torch.nn.Parameter)
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def _as_weight(argument: str, weight: Tensor | Sequence[float] | None, input: Tensor) -> Tensor | None:
+    if weight is None:
+        return None
+    if not isinstance(weight, Tensor):
+        try:
+            weight = torch.as_tensor(weight, dtype=torch.float64, device=input.device)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{argument}: got {weight!r}, expected one number for each class") from error
+    if weight.ndim != 1:
+        raise ValueError(
+            f"{argument}: got shape {list(weight.shape)}, expected ({input.shape[1]},), one value for each class"
+        )
+    if weight.requires_grad:
+        raise ValueError(
+            f"{argument}: got a tensor that requires grad, expected constants: the losses give no gradient for it"
+        )
+    if weight.device != input.device:
+        raise ValueError(f"{argument}: got a tensor on {weight.device}, expected {input.device}, where input is")
+    return weight
+
+
+def loss(
+    input: Tensor,
+    target: Tensor,
+    options: Options,
+    weight: Tensor | Sequence[float] | None = None,
+    dice_weight: Tensor | Sequence[float] | None = None,
+    weight_names: tuple[str, str] = ("weight", "dice_weight"),
+) -> Tensor:
+    """The loss that `options` describe, through autograd; `weight_names` are the weights' names in the user's call."""
+    for argument, value in (("input", input), ("target", target)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{argument}: got {type(value).__name__}, expected a torch.Tensor")
+    if target.device != input.device:
+        raise ValueError(f"target: got a tensor on {target.device}, expected {input.device}, where input is")
+    if target.requires_grad:
+        raise ValueError(
+            "target: got a tensor that requires grad, expected constants: the losses give no gradient for it"
+        )
+    weight = _as_weight(weight_names[0], weight, input)
+    dice_weight = _as_weight(weight_names[1], dice_weight, input)
+    if input.device.type not in ("cpu", "meta"):
+        return _fallback(input, target, weight, dice_weight, options)
+    if not _is_plain(input):
+        result: Tensor = torch.ops.rarepixel.loss(input, target, weight, dice_weight, *options)[0]
+        return result
+    input, target = _prepared(input, target)
+    weights = (_listed(weight), _listed(dice_weight))
+    if torch.is_grad_enabled() and input.requires_grad:
+        result = _Loss.apply(input, target, *weights, options)
+        return result
+    return _forward(input, target, *weights, options, None)[0]
+
+
+@cache
+def _warn_once(device: str) -> None:
+    warnings.warn(
+        f"rarepixel has no kernels for {device} tensors: using plain torch operations (rarepixel.reference)",
+        stacklevel=5,
+    )
+
+
+def _fallback(
+    input: Tensor, target: Tensor, weight: Tensor | None, dice_weight: Tensor | None, options: Options
+) -> Tensor:
+    """Plain torch, on a device that has no kernels."""
+    from . import reference
+
+    _spec(options)  # the same checks of the options
+    _warn_once(input.device.type)
+    total = input.new_zeros((), dtype=_compute_dtype(input))
+    if options.pixel == "cross_entropy":
+        total = total + options.lambda_pixel * reference.cross_entropy(
+            input, target, weight, options.ignore_index, options.reduction, options.label_smoothing
+        )
+    elif options.pixel == "focal":
+        total = total + options.lambda_pixel * reference.focal_loss(
+            input, target, weight, options.gamma, options.ignore_index, options.reduction, options.pt
+        )
+    if options.region == "dice":
+        total = total + options.lambda_region * reference.dice_loss(
+            input,
+            target,
+            options.smooth,
+            options.average,
+            options.per_sample,
+            options.include_background,
+            options.absent,
+            dice_weight,
+            options.ignore_index,
+        )
+    return total

@@ -1,0 +1,175 @@
+//! Class-index targets: checking and counting them, and bringing them into tiles.
+
+use super::simd::{Element, MAX_LANES};
+
+/// An integer type that labels come in.
+pub trait Label: Copy {
+    /// Widened.
+    fn to_i64(self) -> i64;
+}
+
+macro_rules! label {
+    ($($integer:ty),*) => {
+        $(impl Label for $integer {
+            #[inline(always)]
+            fn to_i64(self) -> i64 {
+                i64::from(self)
+            }
+        })*
+    };
+}
+label!(u8, i16, i32, i64);
+
+/// `$body` with `$label` as the integer type that the view's labels have.
+macro_rules! with_labels {
+    ($view:expr, |$label:ident| $body:expr) => {
+        match $view.dtype() {
+            DType::UInt8 => {
+                type $label = u8;
+                $body
+            }
+            DType::Int16 => {
+                type $label = i16;
+                $body
+            }
+            DType::Int32 => {
+                type $label = i32;
+                $body
+            }
+            DType::Int64 => {
+                type $label = i64;
+                $body
+            }
+            _ => unreachable!("checked by cpu::problem: labels are integers"),
+        }
+    };
+}
+pub(super) use with_labels;
+
+/// Labels a scan takes at a time.
+const BLOCK: usize = 4096;
+/// Above this many classes a table is faster than a comparison for each class.
+const MAX_COMPARED: usize = 16;
+
+/// Add to `counts[c]` the labels equal to c; those equal to `ignore_index` are not counted.
+///
+/// Returns the offset of the first label that is neither, if there is one.
+///
+/// # Safety
+/// `len` labels, `stride` elements apart, must be readable.
+#[inline(always)]
+pub unsafe fn count<L: Label>(
+    from: *const L,
+    stride: isize,
+    len: usize,
+    ignore_index: i64,
+    counts: &mut [u64],
+) -> Option<usize> {
+    let classes = counts.len() as u64;
+    let small = classes <= MAX_COMPARED as u64;
+    let mut block = [u8::MAX; BLOCK];
+    for start in (0..len).step_by(BLOCK) {
+        let end = len.min(start + BLOCK);
+        // SAFETY: i < len.
+        let at = |i: usize| unsafe { from.offset(i as isize * stride).read_unaligned() }.to_i64();
+        let is_bad = |label: i64| label != ignore_index && label as u64 >= classes;
+        let mut bad = false;
+        if small {
+            for (slot, i) in block.iter_mut().zip(start..end) {
+                let label = at(i);
+                bad |= is_bad(label);
+                *slot = if label == ignore_index { u8::MAX } else { label as u8 };
+            }
+        } else {
+            for i in start..end {
+                bad |= is_bad(at(i));
+            }
+        }
+        if bad {
+            return (start..end).find(|&i| is_bad(at(i)));
+        }
+        if small {
+            block[end - start..].fill(u8::MAX);
+            for (class, count) in counts.iter_mut().enumerate() {
+                *count += count_equal(&block, class as u8);
+            }
+        } else {
+            for i in start..end {
+                let label = at(i);
+                if label != ignore_index {
+                    counts[label as usize] += 1;
+                }
+            }
+        }
+    }
+    None
+}
+
+/// How many bytes of the block equal `value`: 64 byte-wide counters, none of which can overflow in 64 rows.
+#[inline(always)]
+fn count_equal(block: &[u8; BLOCK], value: u8) -> u64 {
+    let mut counters = [0u8; 64];
+    for row in block.chunks_exact(64) {
+        for (counter, &byte) in counters.iter_mut().zip(row) {
+            *counter += u8::from(byte == value);
+        }
+    }
+    counters.iter().map(|&counter| u64::from(counter)).sum()
+}
+
+/// `len` labels as numbers of the tile, -1 for ignored ones; the rest up to a full register is ignored too.
+///
+/// # Safety
+/// `len` labels, `stride` elements apart, must be readable, and `to` must hold `len` rounded up to [`MAX_LANES`].
+#[inline(always)]
+pub unsafe fn fill<T: Element, L: Label>(from: *const L, stride: isize, len: usize, ignore_index: i64, to: &mut [T]) {
+    // The labels were counted before, so they fit in 32 bits, which convert faster.
+    let convert = |label: i64| if label == ignore_index { T::from_i32(-1) } else { T::from_i32(label as i32) };
+    if stride == 1 {
+        for (i, slot) in to.iter_mut().enumerate().take(len) {
+            // SAFETY: i < len.
+            *slot = convert(unsafe { from.add(i).read_unaligned() }.to_i64());
+        }
+    } else {
+        for (i, slot) in to.iter_mut().enumerate().take(len) {
+            // SAFETY: i < len.
+            *slot = convert(unsafe { from.offset(i as isize * stride).read_unaligned() }.to_i64());
+        }
+    }
+    to[len..len.next_multiple_of(MAX_LANES)].fill(T::from_i32(-1));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn counts_equal_the_plain_loop(labels in prop::collection::vec(0i64..40, 0..9000), classes in 1usize..50) {
+            let mut counts = vec![0; classes];
+            // SAFETY: the vector holds that many labels.
+            let bad = unsafe { count(labels.as_ptr(), 1, labels.len(), 7, &mut counts) };
+            let is_bad = |&label: &i64| label != 7 && label as usize >= classes;
+            prop_assert_eq!(bad, labels.iter().position(is_bad));
+            if bad.is_none() {
+                for (class, &got) in counts.iter().enumerate() {
+                    let truth = labels.iter().filter(|&&l| l as usize == class && l != 7).count() as u64;
+                    prop_assert_eq!(got, truth);
+                }
+            }
+        }
+
+        #[test]
+        fn tiles_hold_the_labels(labels in prop::collection::vec(0u8..5, 0..100)) {
+            let padded = labels.len().next_multiple_of(MAX_LANES);
+            let mut tile = vec![9.0f32; padded];
+            // SAFETY: as above; the tile is padded.
+            unsafe { fill(labels.as_ptr(), 1, labels.len(), 3, &mut tile) };
+            for (i, &got) in tile.iter().enumerate() {
+                let truth = labels.get(i).filter(|&&l| l != 3).map_or(-1.0, |&l| f32::from(l));
+                prop_assert_eq!(got, truth);
+            }
+        }
+    }
+}

@@ -1,0 +1,349 @@
+//! The two passes over all pixels: reduce and gradient, and both in one where no sum over pixels stands between them.
+
+use std::marker::PhantomData;
+
+use super::job::{Count, Job, Run, Scratch, Target};
+use super::kernel::{LaneSums, Mode, Params};
+use super::pool;
+use super::simd::{Element, InstructionSet};
+use crate::loss::spec::{LossSpec, PixelLoss};
+use crate::loss::sums::{self, Coefficients, LEADING};
+use crate::loss::validate_weight;
+use crate::tensor::{DType, View, expect_shape};
+use crate::{Error, Result};
+
+/// A job is about this many logits: long enough that handing it out costs nothing, short enough to share.
+const JOB_ELEMENTS: usize = 1 << 17;
+/// A job is at least this many pixels, so that its sums stay small beside its logits.
+const MIN_JOB: usize = 512;
+/// Fewer logits than this are not worth waking a thread for.
+const SERIAL_ELEMENTS: usize = 1 << 15;
+
+/// One loss of one batch: what is to be computed from what.
+///
+/// Results do not depend on the number of threads: the cut into jobs depends on the shape alone, and sums are added up in
+/// the order of the pixels.
+pub struct Problem<'a> {
+    /// Which terms.
+    spec: &'a LossSpec,
+    input: View<'a>,
+    target: Target<'a>,
+    weight: Option<&'a [f64]>,
+    dice_weight: Option<&'a [f64]>,
+    threads: usize,
+    instruction_set: InstructionSet,
+}
+
+macro_rules! modes {
+    ($($name:ident: $reduce:literal, $gradient:literal, $pixel:literal, $region:literal;)*) => {
+        $(struct $name;
+        impl Mode for $name {
+            const REDUCE: bool = $reduce;
+            const GRADIENT: bool = $gradient;
+            const PIXEL: bool = $pixel;
+            const REGION: bool = $region;
+        })*
+    };
+}
+modes! {
+    ReducePixel: true, false, true, false;
+    ReduceRegion: true, false, false, true;
+    ReduceBoth: true, false, true, true;
+    GradientPixel: false, true, true, false;
+    GradientRegion: false, true, false, true;
+    GradientBoth: false, true, true, true;
+    PixelAtOnce: true, true, true, false;
+}
+
+/// What a pass does.
+#[derive(Clone, Copy, PartialEq)]
+enum Pass {
+    Reduce,
+    Gradient,
+    AtOnce,
+}
+
+impl<'a> Problem<'a> {
+    /// Check that the parts fit together.
+    ///
+    /// `input` is (N, C, pixels); `target` is (N, pixels) with class indices, or (N, C, pixels) in the type that the loss is computed
+    /// in, for Dice alone. `threads` is the largest number to use.
+    pub fn new(
+        spec: &'a LossSpec,
+        input: View<'a>,
+        target: Target<'a>,
+        weight: Option<&'a [f64]>,
+        dice_weight: Option<&'a [f64]>,
+        threads: usize,
+    ) -> Result<Self> {
+        spec.validate()?;
+        if !input.dtype().is_floating() {
+            let floating = "float32, float64, float16 or bfloat16";
+            return Err(Error::type_("input", input.dtype().name(), floating));
+        }
+        if input.channels == 0 {
+            return Err(Error::value("input", "0 classes", "at least 1 class in dimension 1"));
+        }
+        let shape = [input.samples, input.channels, input.pixels];
+        match &target {
+            Target::Index(view) => {
+                if view.dtype().is_floating() {
+                    return Err(Error::type_(
+                        "target",
+                        view.dtype().name(),
+                        "uint8, int16, int32 or int64 class indices",
+                    ));
+                }
+                expect_shape("target", &[view.samples, view.pixels], &[shape[0], shape[2]], "(N, pixels) of input")?;
+            }
+            Target::Soft(view) => {
+                if spec.pixel.is_some() {
+                    return Err(Error::value(
+                        "target",
+                        "one value for each class",
+                        "class indices: only Dice takes one-hot or soft targets",
+                    ));
+                }
+                let expected = compute_type(input.dtype());
+                if view.dtype() != expected {
+                    return Err(Error::type_("target", view.dtype().name(), expected.name()));
+                }
+                let got = [view.samples, view.channels, view.pixels];
+                expect_shape("target", &got, &shape, "(N, C, pixels) of input")?;
+            }
+        }
+        if let Some(weight) = weight {
+            let name = if matches!(spec.pixel, Some((PixelLoss::Focal { .. }, _))) { "alpha" } else { "weight" };
+            validate_weight(name, weight, input.channels)?;
+        }
+        if let Some(weight) = dice_weight {
+            let name = if spec.pixel.is_some() { "dice_weight" } else { "weight" };
+            validate_weight(name, weight, input.channels)?;
+        }
+        let instruction_set = InstructionSet::best();
+        Ok(Self { spec, input, target, weight, dice_weight, threads, instruction_set })
+    }
+
+    /// The same on another instruction set, for tests and benches.
+    pub fn with_instruction_set(self, instruction_set: InstructionSet) -> Self {
+        Self { instruction_set, ..self }
+    }
+
+    fn classes(&self) -> usize {
+        self.input.channels
+    }
+
+    /// The number of rows of sums, and of their columns.
+    pub fn sums_shape(&self) -> (usize, usize) {
+        let rows = if self.spec.per_sample() { self.input.samples } else { 1 };
+        (rows, sums::row_length(self.spec, self.classes()))
+    }
+
+    /// First pass: the sums (see [`sums`]), and the loss of each pixel where `loss` is given (`reduction = "none"`).
+    pub fn reduce(&self, loss: Option<View<'_>>) -> Result<Vec<f64>> {
+        let counts = self.count()?;
+        let mut sums = self.leading_sums(&counts);
+        let coefficients = vec![Coefficients::default(); self.sums_shape().0];
+        self.pass(Pass::Reduce, &coefficients, &mut sums, None, loss, None);
+        Ok(sums)
+    }
+
+    /// Second pass: dL/dinput from the sums, written to `gradient`. `scale` is the incoming gradient of a scalar loss; `incoming`
+    /// that of each pixel, for `reduction = "none"`.
+    pub fn gradient(&self, sums: &[f64], scale: f64, incoming: Option<View<'_>>, gradient: View<'_>) {
+        let (_, columns) = self.sums_shape();
+        let mut coefficients = sums::coefficients(self.spec, self.dice_weight, sums, columns);
+        for row in &mut coefficients {
+            row.pixel *= scale;
+            row.intersection.iter_mut().chain(&mut row.prediction).for_each(|value| *value *= scale);
+        }
+        self.pass(Pass::Gradient, &coefficients, &mut [], Some(gradient), None, incoming);
+    }
+
+    /// Whether [`Problem::reduce_with_gradient`] serves this loss.
+    pub fn is_one_pass(&self) -> bool {
+        self.spec.region.is_none() && self.spec.is_scalar()
+    }
+
+    /// Both passes in one, for an incoming gradient of 1: the denominators of pixel losses depend on the target alone.
+    pub fn reduce_with_gradient(&self, gradient: View<'_>) -> Result<Vec<f64>> {
+        assert!(self.is_one_pass());
+        let counts = self.count()?;
+        let mut sums = self.leading_sums(&counts);
+        let pixel = sums::pixel_factor(self.spec, sums[1], sums[2]);
+        let coefficients = [Coefficients { pixel, ..Default::default() }];
+        self.pass(Pass::AtOnce, &coefficients, &mut sums, Some(gradient), None, None);
+        Ok(sums)
+    }
+
+    /// The loss from the sums of this problem (or of several, added up).
+    pub fn finish(&self, sums: &[f64]) -> f64 {
+        sums::finish(self.spec, self.dice_weight, sums, self.sums_shape().1)
+    }
+
+    /// How the pixels are cut: (jobs, jobs a row, pixels a row, pixels a job).
+    fn cut(&self) -> (usize, usize, usize, usize) {
+        let (rows, _) = self.sums_shape();
+        let row_pixels = self.input.samples * self.input.pixels / rows.max(1);
+        let job = (JOB_ELEMENTS / self.classes()).max(MIN_JOB);
+        let jobs_a_row = row_pixels.div_ceil(job);
+        (rows * jobs_a_row, jobs_a_row, row_pixels, job)
+    }
+
+    /// Do `work(scratch, row, from, to)` for all jobs; results in order, with their rows.
+    fn each_job<S, R: Send>(
+        &self,
+        scratch: impl Fn() -> S + Sync,
+        work: impl Fn(&mut S, usize, usize, usize) -> R + Sync,
+    ) -> impl Iterator<Item = (usize, R)> {
+        let (jobs, jobs_a_row, row_pixels, job_pixels) = self.cut();
+        let elements = self.input.samples * self.input.pixels * self.classes();
+        let threads = if elements < SERIAL_ELEMENTS { 1 } else { self.threads };
+        let results = pool::run(threads, jobs, scratch, |scratch, job| {
+            let (row, index) = (job / jobs_a_row, job % jobs_a_row);
+            let from = row * row_pixels + index * job_pixels;
+            let to = (from + job_pixels).min((row + 1) * row_pixels);
+            work(scratch, row, from, to)
+        });
+        results.into_iter().enumerate().map(move |(job, result)| (job / jobs_a_row, result))
+    }
+
+    /// How many pixels of each class each row has, or the error for the first label that is no class. Soft targets have none.
+    fn count(&self) -> Result<Vec<u64>> {
+        let Target::Index(target) = self.target else { return Ok(Vec::new()) };
+        let classes = self.classes();
+        let mut counts = vec![0u64; self.sums_shape().0 * classes];
+        let results = self.each_job(
+            || (),
+            |(), _, from, to| {
+                let mut counts = vec![0u64; classes];
+                let work = Count { target, ignore_index: self.spec.ignore_index, from, to, counts: &mut counts };
+                match f32::dispatch(self.instruction_set, work) {
+                    None => Ok(counts),
+                    Some(bad) => Err(bad),
+                }
+            },
+        );
+        for (row, result) in results {
+            match result {
+                Ok(partial) => counts[row * classes..].iter_mut().zip(partial).for_each(|(sum, n)| *sum += n),
+                Err((position, label)) => {
+                    let position = vec![position / target.pixels, position % target.pixels];
+                    return Err(Error::Label { label, position, classes, ignore_index: self.spec.ignore_index });
+                }
+            }
+        }
+        Ok(counts)
+    }
+
+    /// Rows of sums with what the labels alone decide: weights, valid pixels and T_c.
+    fn leading_sums(&self, counts: &[u64]) -> Vec<f64> {
+        let (rows, columns) = self.sums_shape();
+        let classes = self.classes();
+        let mut sums = vec![0.0; rows * columns];
+        for (row, counts) in sums.chunks_exact_mut(columns).zip(counts.chunks_exact(classes)) {
+            row[1] = counts.iter().enumerate().map(|(c, &n)| self.weight.map_or(1.0, |w| w[c]) * n as f64).sum();
+            row[2] = counts.iter().sum::<u64>() as f64;
+            if self.spec.region.is_some() {
+                row[LEADING + 2 * classes..].iter_mut().zip(counts).for_each(|(sum, &n)| *sum = n as f64);
+            }
+        }
+        sums
+    }
+
+    /// Go over all pixels; add to `sums` where the pass reduces.
+    fn pass(
+        &self,
+        pass: Pass,
+        coefficients: &[Coefficients],
+        sums: &mut [f64],
+        gradient: Option<View<'_>>,
+        loss: Option<View<'_>>,
+        incoming: Option<View<'_>>,
+    ) {
+        match compute_type(self.input.dtype()) {
+            DType::Float64 => self.pass_as::<f64>(pass, coefficients, sums, gradient, loss, incoming),
+            _ => self.pass_as::<f32>(pass, coefficients, sums, gradient, loss, incoming),
+        }
+    }
+
+    fn pass_as<T: Element>(
+        &self,
+        pass: Pass,
+        coefficients: &[Coefficients],
+        sums: &mut [f64],
+        gradient: Option<View<'_>>,
+        loss: Option<View<'_>>,
+        incoming: Option<View<'_>>,
+    ) {
+        // Destinations are cut as the input is: joined if it is.
+        let params: Vec<Params<T>> = coefficients.iter().map(|row| self.params(row)).collect();
+        let per_sample = self.spec.per_sample();
+        let job = |row: usize, from, to| Job {
+            input: self.input,
+            target: self.target,
+            ignore_index: self.spec.ignore_index,
+            gradient,
+            loss,
+            incoming,
+            params: &params[row],
+            from,
+            to,
+        };
+        let results = self.each_job(
+            || Scratch::<T>::new(self.classes()),
+            |scratch, row, from, to| {
+                let job = if per_sample { job(row, from, to) } else { job(row, from, to).joined() };
+                let set = self.instruction_set;
+                match (pass, self.spec.pixel.is_some(), self.spec.region.is_some()) {
+                    (Pass::Reduce, true, false) => run::<T, ReducePixel>(set, job, scratch),
+                    (Pass::Reduce, false, true) => run::<T, ReduceRegion>(set, job, scratch),
+                    (Pass::Reduce, true, true) => run::<T, ReduceBoth>(set, job, scratch),
+                    (Pass::Gradient, true, false) => run::<T, GradientPixel>(set, job, scratch),
+                    (Pass::Gradient, false, true) => run::<T, GradientRegion>(set, job, scratch),
+                    (Pass::Gradient, true, true) => run::<T, GradientBoth>(set, job, scratch),
+                    (Pass::AtOnce, true, false) => run::<T, PixelAtOnce>(set, job, scratch),
+                    _ => unreachable!("`validate` asks for a term, `is_one_pass` for no region"),
+                }
+            },
+        );
+        if pass == Pass::Gradient {
+            results.for_each(drop);
+            return;
+        }
+        let (_, columns) = self.sums_shape();
+        for (row, lanes) in results {
+            let row = &mut sums[row * columns..][..columns];
+            row[0] += lanes.loss.iter().sum::<f64>();
+            let parts = lanes.classes.iter().map(|lanes| lanes.iter().sum::<f64>());
+            row[LEADING..].iter_mut().zip(parts).for_each(|(sum, part)| *sum += part);
+        }
+    }
+
+    fn params<T: Element>(&self, row: &Coefficients) -> Params<T> {
+        let convert = |values: &[f64]| values.iter().copied().map(T::from_f64).collect::<Vec<T>>();
+        let weight = self.weight.map(convert).unwrap_or_default();
+        let region_target: Vec<f64> = match self.target {
+            Target::Index(_) => row.intersection.iter().zip(&row.prediction).map(|(a, b)| a + b).collect(),
+            Target::Soft(_) => row.intersection.clone(),
+        };
+        Params {
+            classes: self.classes(),
+            pixel: self.spec.pixel.map(|(pixel, _)| pixel),
+            weight,
+            weight_sum: self.weight.map_or(self.classes() as f64, |w| w.iter().sum()),
+            factor: row.pixel,
+            region_target: convert(&region_target),
+            region: convert(&row.prediction),
+        }
+    }
+}
+
+/// The type that logits of `dtype` are computed in.
+pub fn compute_type(dtype: DType) -> DType {
+    if dtype == DType::Float64 { DType::Float64 } else { DType::Float32 }
+}
+
+fn run<T: Element, M: Mode>(set: InstructionSet, job: Job<'_, T>, scratch: &mut Scratch<T>) -> LaneSums {
+    T::dispatch(set, Run { job, scratch, mode: PhantomData::<M> })
+}

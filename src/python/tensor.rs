@@ -1,0 +1,86 @@
+//! Tensors as Python hands them over: (data pointer, dtype name, shape, strides in elements).
+
+use pyo3::prelude::*;
+
+use crate::tensor::{DType, View};
+use crate::{Error, Result};
+
+/// A tensor of somebody else. Works on every version of torch, for bfloat16 too, and for NumPy.
+pub struct Tensor {
+    pointer: usize,
+    dtype: String,
+    /// Sizes.
+    pub shape: Vec<usize>,
+    strides: Vec<isize>,
+}
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Tensor {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        let (pointer, dtype, shape, strides) = object.extract()?;
+        Ok(Self { pointer, dtype, shape, strides })
+    }
+}
+
+impl Tensor {
+    /// The dtype, if it is one that we read.
+    pub fn dtype(&self, argument: &'static str, expected: &str) -> Result<DType> {
+        DType::from_name(&self.dtype).ok_or_else(|| Error::type_(argument, &self.dtype, expected))
+    }
+
+    /// The tensor as (samples, channels, pixels), or without channels as (samples, pixels).
+    pub fn view(&self, argument: &'static str, expected: &str, has_channels: bool) -> Result<View<'_>> {
+        let dtype = self.dtype(argument, expected)?;
+        // SAFETY: rarepixel's own Python code makes these from live tensors that it holds until the call returns; torch and
+        // NumPy vouch that shape and strides stay inside the storage. Destinations are fresh tensors.
+        let view = unsafe { View::new(self.pointer as *mut u8, dtype, &self.shape, &self.strides, has_channels) };
+        view.ok_or_else(|| {
+            Error::value(argument, format!("strides {:?}", self.strides), "spatial dimensions that fold into one")
+        })
+    }
+
+    /// The only element of a floating scalar.
+    pub fn scalar(&self, argument: &'static str) -> Result<f64> {
+        let dtype = self.dtype(argument, "a floating dtype")?;
+        // SAFETY: as in `view`; a scalar has one element of its dtype.
+        unsafe {
+            Ok(match dtype {
+                DType::Float32 => f64::from((self.pointer as *const f32).read_unaligned()),
+                DType::Float64 => (self.pointer as *const f64).read_unaligned(),
+                DType::Float16 => (self.pointer as *const half::f16).read_unaligned().to_f64(),
+                DType::BFloat16 => (self.pointer as *const half::bf16).read_unaligned().to_f64(),
+                _ => return Err(Error::type_(argument, &self.dtype, "a floating dtype")),
+            })
+        }
+    }
+
+    /// Write the only element of a float32 or float64 scalar.
+    pub fn set_scalar(&self, value: f64) {
+        // SAFETY: as in `scalar`.
+        unsafe {
+            match self.dtype.as_str() {
+                "float64" => (self.pointer as *mut f64).write_unaligned(value),
+                _ => (self.pointer as *mut f32).write_unaligned(value as f32),
+            }
+        }
+    }
+
+    /// A contiguous float64 tensor as a slice.
+    pub fn doubles(&self) -> &[f64] {
+        assert_eq!(self.dtype, "float64");
+        let len = self.shape.iter().product();
+        if len == 0 {
+            return &[];
+        }
+        // SAFETY: as in `view`; our Python code makes it contiguous.
+        unsafe { std::slice::from_raw_parts(self.pointer as *const f64, len) }
+    }
+
+    /// Copy `values` into a contiguous float64 tensor of as many elements.
+    pub fn set_doubles(&self, values: &[f64]) {
+        assert_eq!((self.dtype.as_str(), self.shape.iter().product()), ("float64", values.len()));
+        // SAFETY: as in `doubles`.
+        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), self.pointer as *mut f64, values.len()) }
+    }
+}
