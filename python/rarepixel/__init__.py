@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import metrics, plot
+from . import metrics, plot, xbd
 from ._core import build_info
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ __all__ = [
     "ops",
     "plot",
     "reference",
+    "xbd",
 ]
 
 # Where the names live that need torch.

@@ -1,12 +1,29 @@
 # The Rust extension. Checked against the built module by stubtest (make lint).
 
-from collections.abc import Sequence
-from typing import final
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias, final
 
 import numpy as np
-from numpy.typing import NDArray
+import numpy.typing as npt
 
-__all__ = ["LossSpec", "build_info", "confusion_matrix", "folds", "loss_backward", "loss_forward"]
+__all__ = [
+    "LossSpec",
+    "build_info",
+    "confusion_matrix",
+    "folds",
+    "loss_backward",
+    "loss_forward",
+    "xbd_count_pixels",
+    "xbd_index",
+    "xbd_rasterize_label",
+    "xbd_read_image",
+    "xbd_read_label",
+    "xbd_read_sample",
+    "xbd_read_target",
+    "xbd_synthesize",
+]
 
 # data pointer, dtype name, shape, strides in elements
 _Tensor = tuple[int, str, Sequence[int], Sequence[int]]
@@ -14,7 +31,7 @@ _Tensor = tuple[int, str, Sequence[int], Sequence[int]]
 def build_info() -> dict[str, str]: ...
 def confusion_matrix(
     input: _Tensor, target: _Tensor, num_classes: int, ignore_index: int, threads: int
-) -> NDArray[np.int64]: ...
+) -> npt.NDArray[np.int64]: ...
 
 @final
 class LossSpec:
@@ -62,3 +79,45 @@ def loss_backward(
     threads: int,
 ) -> None: ...
 def folds(shape: Sequence[int], strides: Sequence[int], leading: int) -> bool: ...
+
+# xBD: what rarepixel.xbd wraps. A half of a tile is (image, label, target).
+_Path: TypeAlias = str | os.PathLike[str]
+_Half: TypeAlias = tuple[Path, Path | None, Path | None]
+_UInt8: TypeAlias = npt.NDArray[np.uint8]
+_MeanStd: TypeAlias = tuple[Sequence[float], Sequence[float]]
+
+def xbd_index(
+    root: _Path, splits: Sequence[str] | None
+) -> tuple[list[tuple[str, str, str, _Half, _Half]], list[tuple[Path, str]]]: ...
+def xbd_read_image(path: _Path, max_pixels: int) -> _UInt8: ...
+def xbd_read_target(path: _Path, max_pixels: int) -> _UInt8: ...
+def xbd_read_label(
+    path: _Path,
+) -> tuple[str, int, int, list[tuple[str, str | None, list[list[npt.NDArray[np.float64]]]]]]: ...
+def xbd_rasterize_label(path: _Path, un_classified: str) -> _UInt8: ...
+def xbd_count_pixels(
+    masks: Sequence[tuple[_Path | None, _Path | None]], un_classified: str, max_pixels: int
+) -> npt.NDArray[np.int64]: ...
+def xbd_read_sample(
+    pre: _Path,
+    post: _Path,
+    target: _Path | None,
+    label: _Path | None,
+    crop: int | None,
+    augment: bool,
+    normalize: _MeanStd | None,
+    un_classified: str,
+    max_pixels: int,
+    seed: int,
+    epoch: int,
+    index: int,
+) -> tuple[npt.NDArray[np.uint8 | np.float32], npt.NDArray[np.uint8 | np.float32], _UInt8]: ...
+def xbd_synthesize(
+    root: _Path,
+    tiles: int,
+    seed: int,
+    size: int,
+    split: str,
+    un_classified: float,
+    progress: Callable[[int], object] | None,
+) -> None: ...

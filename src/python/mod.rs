@@ -5,6 +5,7 @@ mod error;
 mod loss;
 mod metrics;
 mod tensor;
+mod xbd;
 
 use pyo3::prelude::*;
 
@@ -16,4 +17,9 @@ mod _core {
     use super::loss::{PyLossSpec, folds, loss_backward, loss_forward};
     #[pymodule_export]
     use super::metrics::confusion_matrix;
+    #[pymodule_export]
+    use super::xbd::{
+        xbd_count_pixels, xbd_index, xbd_rasterize_label, xbd_read_image, xbd_read_label, xbd_read_sample,
+        xbd_read_target, xbd_synthesize,
+    };
 }
