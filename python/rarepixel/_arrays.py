@@ -1,17 +1,15 @@
-"""Tensors of torch and arrays of NumPy as Rust takes them: address, dtype, shape and strides.
-
-Nothing here needs torch: a tensor can only come from a torch that is already imported.
-"""
+"""Tensors of torch and arrays of NumPy taken alike, for what needs no torch: metrics and pictures."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core
+from . import _core, numpy
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +18,7 @@ Array: TypeAlias = "torch.Tensor | NDArray[Any]"
 
 
 def is_tensor(array: object) -> bool:
-    """Whether it is a tensor of torch."""
+    """Whether it is a tensor of torch, which can only come from a torch that is imported already."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(array, torch.Tensor)
 
@@ -38,37 +36,29 @@ def readable(name: str, array: Any) -> Any:
         raise TypeError(f"{name}: got {type(array).__name__}, expected a torch tensor or a NumPy array")
     if array.dtype == np.bool_:
         return array.view(np.uint8)
-    whole = all(stride % array.itemsize == 0 for stride in array.strides)  # not so for a field of a packed struct
-    if array.dtype.isnative and array.flags.aligned and whole:
-        return array
-    return array.astype(array.dtype.newbyteorder("="))
+    return array if array.flags.aligned else array.copy()
 
 
 def is_floating(array: Any) -> bool:
-    """Whether a :func:`readable` array holds logits, not labels. NumPy has no bfloat16 of its own: its kind is not "f"."""
+    """Whether a :func:`readable` array holds logits, not labels. The bfloat16 of ``ml_dtypes`` is not of kind "f"."""
     return bool(array.is_floating_point() if is_tensor(array) else array.dtype.kind not in "iu")
 
 
-def foldable(array: Any, leading: int) -> Any:
-    """The array, or a contiguous copy where the dimensions after the `leading` ones do not fold into one stride."""
-    _, _, shape, strides = describe(array)
-    if len(shape) <= leading or _core.folds(shape, strides, leading):
-        return array
-    return array.contiguous() if is_tensor(array) else np.ascontiguousarray(array)
-
-
-def describe(array: Any) -> tuple[int, str, tuple[int, ...], tuple[int, ...]]:
-    """Address, dtype name, shape and strides in elements of a :func:`readable` array."""
+def described(array: Any, leading: int) -> tuple[int, str, Sequence[int], Sequence[int], Any]:
+    """A :func:`readable` array as Rust takes it; copied where what follows the `leading` dimensions does not fold."""
+    if array.ndim < leading:
+        leading = array.ndim  # a wrong shape, which Rust names
     if is_tensor(array):
-        return array.data_ptr(), str(array.dtype).removeprefix("torch."), tuple(array.shape), array.stride()
-    strides = tuple(stride // array.itemsize for stride in array.strides)
-    return array.ctypes.data, array.dtype.name, array.shape, strides
+        from . import ops
+
+        return ops._described(ops._foldable(array, leading))
+    return numpy._described(numpy._foldable(array, leading))
 
 
 def threads() -> int:
-    """The threads to use: torch's number where torch is there (1 in a DataLoader's worker), else 0: Rust decides."""
+    """The threads to use: torch's number where torch is there (1 in a DataLoader's worker), else the machine's."""
     torch = sys.modules.get("torch")
-    return 0 if torch is None else int(torch.get_num_threads())
+    return _core.default_threads() if torch is None else int(torch.get_num_threads())
 
 
 def labels(name: str, array: Any) -> NDArray[Any]:

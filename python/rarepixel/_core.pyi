@@ -12,6 +12,7 @@ __all__ = [
     "LossSpec",
     "build_info",
     "confusion_matrix",
+    "default_threads",
     "folds",
     "loss_backward",
     "loss_forward",
@@ -25,8 +26,8 @@ __all__ = [
     "xbd_synthesize",
 ]
 
-# data pointer, dtype name, shape, strides in elements
-_Tensor = tuple[int, str, Sequence[int], Sequence[int]]
+# data pointer, dtype name, shape, strides in elements, the tensor or array itself
+_Tensor = tuple[int, str, Sequence[int], Sequence[int], object]
 
 def build_info() -> dict[str, str]: ...
 def confusion_matrix(
@@ -78,6 +79,7 @@ def loss_backward(
     gradient: _Tensor,
     threads: int,
 ) -> None: ...
+def default_threads() -> int: ...
 def folds(shape: Sequence[int], strides: Sequence[int], leading: int) -> bool: ...
 
 # xBD: what rarepixel.xbd wraps. A half of a tile is (image, label, target).

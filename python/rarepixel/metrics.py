@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
-from ._arrays import Array, describe, foldable, is_floating, labels, readable, threads
+from ._arrays import Array, described, is_floating, labels, readable, threads
 
 __all__ = ["ConfusionMatrix", "XView2Metric", "XView2Score", "xview2_score"]
 
@@ -343,6 +343,7 @@ def _averaged(values: NDArray[np.float64], average: Literal["macro"] | None) -> 
 def _count(input: Array, target: Array, num_classes: int, ignore_index: int) -> NDArray[np.int64]:
     """The (C, C) counts of one batch."""
     input, target = readable("input", input), readable("target", target)
-    # Logits have a channel dimension before the spatial ones, labels do not.
-    input, target = foldable(input, 2 if is_floating(input) else 1), foldable(target, 1)
-    return _core.confusion_matrix(describe(input), describe(target), num_classes, ignore_index, threads())
+    logits = is_floating(input)  # which have a channel dimension before the spatial ones
+    return _core.confusion_matrix(
+        described(input, 2 if logits else 1), described(target, 1), num_classes, ignore_index, threads()
+    )

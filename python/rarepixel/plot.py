@@ -2,7 +2,8 @@
 
 matplotlib is imported when a picture is asked for, without pyplot: no window, no global state, nothing to close. Save a
 figure with ``figure.savefig("file.png")``; a notebook shows it as it is. Damage is drawn in the colours of
-``rp.xbd.CLASS_COLORS`` with a legend; curves use the colours of Okabe and Ito, which colour-blind people can tell apart.
+``rp.xbd.CLASS_COLORS`` with a legend; curves use the colours of Okabe and Ito, which colour-blind people can tell
+apart.
 """
 
 from __future__ import annotations
@@ -100,12 +101,12 @@ def class_mix(counts: Array | Sequence[int]) -> Figure:
         >>> [text.get_text() for text in figure.axes[0].texts]
         ['96.97 %', '2.73 %', '0.10 %', '0.10 %', '0.10 %']
     """
-    pixels = np.asarray(counts.cpu() if is_tensor(counts) else counts)
+    pixels = _numpy(counts)
     if pixels.shape != (len(CLASS_NAMES),):
         raise ValueError(f"counts: got shape {pixels.shape}, expected ({len(CLASS_NAMES)},), one for each xBD class")
     figure = _figure(7, 2.8)
     axes = figure.subplots()
-    bars = axes.barh(CLASS_NAMES, pixels, color=_unit_colors(), edgecolor="black", linewidth=0.8)
+    bars = axes.barh(CLASS_NAMES, pixels, color=_unit_colors()[:-1], edgecolor="black", linewidth=0.8)
     shares = 100 * pixels / max(pixels.sum(), 1)
     axes.bar_label(bars, [f"{share:.2f} %" for share in shares], padding=4)
     axes.set_xscale("log")
@@ -121,9 +122,9 @@ def loss_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     """Loss over the epochs, and beside it the Dice of each class and the xView2 score where the history has them.
 
     Args:
-        history: one mapping for each epoch, for example the rows of the demo's ``history.csv``, with ``epoch`` and any of
-            ``train_loss``, ``validation_loss``, ``xview2_score`` and ``dice_<class name>``. Text is read as numbers;
-            nan leaves a gap.
+        history: one mapping for each epoch, for example the rows of the demo's ``history.csv``, with ``epoch`` and
+            any of ``train_loss``, ``validation_loss``, ``xview2_score`` and ``dice_<class name>``. Text is read as
+            numbers; nan leaves a gap.
 
     Raises:
         ValueError: no epoch, or no loss in it.
@@ -185,16 +186,17 @@ def _figure(width: float, height: float) -> Figure:
 def _damage_legend(figure: Figure, ignored: bool) -> None:
     from matplotlib.patches import Patch
 
-    entries = list(zip(CLASS_NAMES, _unit_colors(), strict=True))
-    if ignored:
-        entries.append(("un-classified (ignored)", tuple(part / 255 for part in IGNORED_COLOR)))
-    patches = [Patch(facecolor=color, edgecolor="black", linewidth=0.5, label=name) for name, color in entries]
+    names = [*CLASS_NAMES, "un-classified (ignored)"] if ignored else CLASS_NAMES
+    patches = [
+        Patch(facecolor=color, edgecolor="black", linewidth=0.5, label=name)
+        for name, color in zip(names, _unit_colors(), strict=False)
+    ]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False, fontsize="small")
 
 
-def _unit_colors() -> list[tuple[float, ...]]:
-    """The classes' colours as matplotlib takes them."""
-    return [tuple(part / 255 for part in color) for color in CLASS_COLORS]
+def _unit_colors() -> list[tuple[float, float, float]]:
+    """The classes' colours as matplotlib takes them, and last that of ignored pixels."""
+    return [(red / 255, green / 255, blue / 255) for red, green, blue in (*CLASS_COLORS, IGNORED_COLOR)]
 
 
 def _paint(mask: NDArray[Any]) -> NDArray[np.uint8]:

@@ -144,13 +144,12 @@ impl<T: Element, M: Mode> Work<T> for Run<'_, '_, T, M> {
             unsafe {
                 match job.target {
                     Target::Index(view) => piece.each(|sample, pixel, offset, len| {
-                        fill_labels(&view, sample, pixel, len, job.ignore_index, &mut scratch.labels[offset..]);
+                        fill_labels(&view, sample, pixel, job.ignore_index, &mut scratch.labels[offset..][..len]);
                     }),
-                    Target::Soft(_) => {
-                        scratch.labels[..len].fill(T::default());
-                        scratch.labels[len..padded].fill(T::from_i32(-1));
-                    }
+                    Target::Soft(_) => scratch.labels[..len].fill(T::default()),
                 }
+                // The last register's surplus is ignored.
+                scratch.labels[len..padded].fill(T::from_i32(-1));
                 let operand = |view: &View<'_>, in_place: bool, buffer: &mut Vec<T>| {
                     if direct && in_place {
                         return (view.at::<T>(sample, 0, pixel).cast_const(), view.strides[1]);
@@ -264,17 +263,10 @@ unsafe fn run_tile<V: Vector, M: Mode>(
 /// # Safety
 /// The pixels must lie in the view.
 #[inline(always)]
-unsafe fn fill_labels<T: Element>(
-    view: &View<'_>,
-    sample: usize,
-    pixel: usize,
-    len: usize,
-    ignore_index: i64,
-    to: &mut [T],
-) {
+unsafe fn fill_labels<T: Element>(view: &View<'_>, sample: usize, pixel: usize, ignore_index: i64, to: &mut [T]) {
     // SAFETY: the caller's promise.
     unsafe {
-        with_labels!(view, |L| labels::fill(view.at::<L>(sample, 0, pixel), view.strides[2], len, ignore_index, to));
+        with_labels!(view, |L| labels::fill(view.at::<L>(sample, 0, pixel), view.strides[2], ignore_index, to));
     }
 }
 

@@ -301,8 +301,10 @@ pub unsafe fn run<V: Vector, M: Mode, B: Bank<V>>(
 /// The same for Dice with a soft target t of (C, len), which may be any numbers: I = sum p t, T = sum t.
 ///
 /// ```text
-/// q_c = a_c t_c + b_c,   dL/dz_c = p_c (q_c - sum_j p_j q_j)
+/// dL/dz_c = p_c (q_c - sum_j p_j q_j),   q_c = a_c t_c + b_c
 /// ```
+///
+/// q is shifted so that it is 0 for the most probable class: what is left is small where p is almost 1, without cancellation.
 ///
 /// # Safety
 /// As for [`run`].
@@ -325,10 +327,14 @@ pub unsafe fn run_soft<V: Vector, M: Mode>(
         for c in 0..classes {
             m = m.max(logit(c, i));
         }
-        let mut sum = V::zero();
+        let (mut sum, mut origin) = (V::zero(), V::zero());
         for (c, slot) in e.iter_mut().enumerate() {
-            *slot = (logit(c, i) - m).exp();
+            let z = logit(c, i);
+            *slot = (z - m).exp();
             sum = sum + *slot;
+            if M::GRADIENT {
+                origin = V::select(z.equals(m), soft_slope(params, c, target(c, i)), origin);
+            }
         }
         // Padding behind the last pixel has zero logits and targets, and must not count as predictions.
         let inverse = V::select(valid, V::one() / sum, V::zero());
@@ -342,12 +348,12 @@ pub unsafe fn run_soft<V: Vector, M: Mode>(
                 t.add_to(&mut sums.classes[2 * classes + c]);
             }
             if M::GRADIENT {
-                mean = p.mul_add(soft_slope(params, c, t), mean);
+                mean = p.mul_add(soft_slope(params, c, t) - origin, mean);
             }
         }
         if M::GRADIENT {
             for (c, slot) in e.iter().enumerate() {
-                let g = *slot * (soft_slope(params, c, target(c, i)) - mean);
+                let g = *slot * (soft_slope(params, c, target(c, i)) - origin - mean);
                 // SAFETY: as above.
                 unsafe { g.store(tile.gradient.offset(c as isize * tile.gradient_stride).add(i)) };
             }

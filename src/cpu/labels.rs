@@ -1,6 +1,6 @@
 //! Class-index targets: checking and counting them, and bringing them into tiles.
 
-use super::simd::{Element, MAX_LANES};
+use super::simd::Element;
 
 /// An integer type that labels come in.
 pub trait Label: Copy {
@@ -117,26 +117,25 @@ fn count_equal(block: &[u8; BLOCK], value: u8) -> u64 {
     counters.iter().map(|&counter| u64::from(counter)).sum()
 }
 
-/// `len` labels as numbers of the tile, -1 for ignored ones; the rest up to a full register is ignored too.
+/// Labels as numbers of the tile, -1 for ignored ones.
 ///
 /// # Safety
-/// `len` labels, `stride` elements apart, must be readable, and `to` must hold `len` rounded up to [`MAX_LANES`].
+/// `to.len()` labels, `stride` elements apart, must be readable.
 #[inline(always)]
-pub unsafe fn fill<T: Element, L: Label>(from: *const L, stride: isize, len: usize, ignore_index: i64, to: &mut [T]) {
+pub unsafe fn fill<T: Element, L: Label>(from: *const L, stride: isize, ignore_index: i64, to: &mut [T]) {
     // The labels were counted before, so they fit in 32 bits, which convert faster.
     let convert = |label: i64| if label == ignore_index { T::from_i32(-1) } else { T::from_i32(label as i32) };
     if stride == 1 {
-        for (i, slot) in to.iter_mut().enumerate().take(len) {
-            // SAFETY: i < len.
+        for (i, slot) in to.iter_mut().enumerate() {
+            // SAFETY: i < to.len().
             *slot = convert(unsafe { from.add(i).read_unaligned() }.to_i64());
         }
     } else {
-        for (i, slot) in to.iter_mut().enumerate().take(len) {
-            // SAFETY: i < len.
+        for (i, slot) in to.iter_mut().enumerate() {
+            // SAFETY: i < to.len().
             *slot = convert(unsafe { from.offset(i as isize * stride).read_unaligned() }.to_i64());
         }
     }
-    to[len..len.next_multiple_of(MAX_LANES)].fill(T::from_i32(-1));
 }
 
 #[cfg(test)]
@@ -162,14 +161,11 @@ mod tests {
 
         #[test]
         fn tiles_hold_the_labels(labels in prop::collection::vec(0u8..5, 0..100)) {
-            let padded = labels.len().next_multiple_of(MAX_LANES);
-            let mut tile = vec![9.0f32; padded];
-            // SAFETY: as above; the tile is padded.
-            unsafe { fill(labels.as_ptr(), 1, labels.len(), 3, &mut tile) };
-            for (i, &got) in tile.iter().enumerate() {
-                let truth = labels.get(i).filter(|&&l| l != 3).map_or(-1.0, |&l| f32::from(l));
-                prop_assert_eq!(got, truth);
-            }
+            let mut tile = vec![9.0f32; labels.len()];
+            // SAFETY: the tile has as many places as there are labels.
+            unsafe { fill(labels.as_ptr(), 1, 3, &mut tile) };
+            let truth: Vec<f32> = labels.iter().map(|&l| if l == 3 { -1.0 } else { f32::from(l) }).collect();
+            prop_assert_eq!(tile, truth);
         }
     }
 }

@@ -6,14 +6,13 @@ use pyo3::prelude::*;
 
 use super::tensor::Tensor;
 use crate::Error;
-use crate::cpu::pool::default_threads;
 use crate::tensor::expect_shape;
 
 const LABELS: &str = "class indices in uint8, int16, int32 or int64";
 const LOGITS_OR_LABELS: &str =
     "logits in float16, bfloat16, float32 or float64, or class indices in uint8, int16, int32 or int64";
 
-/// Counts of (target, prediction) pairs as a (C, C) matrix. `threads == 0`: as many as the machine has.
+/// Counts of (target, prediction) pairs as a (C, C) matrix.
 #[pyfunction]
 pub fn confusion_matrix<'py>(
     py: Python<'py>,
@@ -35,7 +34,6 @@ pub fn confusion_matrix<'py>(
     }
     let (input, target_view) =
         (input.view("input", LOGITS_OR_LABELS, has_channels)?, target.view("target", LABELS, false)?);
-    let threads = if threads == 0 { default_threads() } else { threads };
     let counts = py.detach(|| {
         crate::metrics::confusion_matrix(&input, &target_view, spatial, num_classes, ignore_index, threads)
     })?;

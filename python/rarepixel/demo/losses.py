@@ -48,9 +48,9 @@ class TimedLoss:
         leaf = logits.detach().requires_grad_()
         start = time.perf_counter()
         loss = self.criterion(leaf, mask)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.seconds += time.perf_counter() - start
-        logits.backward(leaf.grad)  # type: ignore[no-untyped-call]
+        logits.backward(leaf.grad)
         return loss.item()
 
     @torch.no_grad()

@@ -60,8 +60,8 @@ def resolve(given: Mapping[str, Any], saved: Mapping[str, Any] | None = None) ->
 
     Args:
         given: options of the command line; None where one was not given.
-        saved: :meth:`Options.settings` of the checkpoint to go on from. An option that was not given is taken from it; one
-            that was given must agree with it.
+        saved: :meth:`Options.settings` of the checkpoint to go on from. An option that was not given is taken from
+            it; one that was given must agree with it.
 
     Raises:
         ValueError: a bad value, or one that differs from the checkpoint's.

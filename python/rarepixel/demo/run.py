@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -50,14 +51,15 @@ def run(given: Mapping[str, Any], resume: bool = False, console: Console | None 
     return 0
 
 
-def _tiles(options: Options, progress: Progress) -> Any:
+def _tiles(options: Options, progress: Progress) -> Path:
     """The root of the tiles, with a bar while they are made."""
     if options.data is not None:
         return options.data
     task = progress.add_task("synthesise tiles", total=options.tiles)
-    root = data.tiles_root(options, lambda made: progress.advance(task, made))
-    progress.remove_task(task)
-    return root
+    try:
+        return data.synthetic_root(options, lambda made: progress.advance(task, made))
+    finally:
+        progress.remove_task(task)
 
 
 def _train(training: Training, progress: Progress) -> bool:

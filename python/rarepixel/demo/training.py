@@ -120,7 +120,8 @@ class Training:
     def predict(self, pre: Tensor, post: Tensor) -> Tensor:
         """The predicted mask of images (N, 3, H, W)."""
         self.model.eval()
-        return self.model(pre, post).argmax(1)
+        logits: Tensor = self.model(pre, post)
+        return logits.argmax(1)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values and tensors, for ``torch.load(weights_only=True)``."""
