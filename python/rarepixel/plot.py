@@ -109,8 +109,8 @@ def class_mix(counts: Array | Sequence[int]) -> Figure:
     bars = axes.barh(CLASS_NAMES, pixels, color=_unit_colors()[:-1], edgecolor="black", linewidth=0.8)
     shares = 100 * pixels / max(pixels.sum(), 1)
     axes.bar_label(bars, [f"{share:.2f} %" for share in shares], padding=4)
+    axes.set_xlim(1, 10 * max(pixels.max(), 10))
     axes.set_xscale("log")
-    axes.set_xlim(left=max(1, pixels[pixels > 0].min(initial=1) / 10), right=10 * max(pixels.max(), 10))
     axes.invert_yaxis()  # background on top, as in every table
     axes.set_xlabel("pixels (logarithmic)")
     axes.set_ylabel("class")

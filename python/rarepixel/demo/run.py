@@ -40,7 +40,7 @@ def run(given: Mapping[str, Any], resume: bool = False, console: Console | None 
         training = Training(options, data.load(_tiles(options, progress), options))
         if saved is not None:
             training.load_state_dict(saved)
-        console.print(_summary(training))
+        console.print(_summary(training), soft_wrap=True)
         if not _train(training, progress):
             where = f"epoch {training.epoch + 1} of {options.epochs}, after {training.batch} batches"
             console.print(f"stopped in {where}; go on with:\n  {_command(options)}", soft_wrap=True)
