@@ -111,7 +111,7 @@ def test_loss_curves_draw_the_history():
         np.testing.assert_allclose(losses.lines[1].get_ydata(), [2 / epoch for epoch in range(1, 6)])
         np.testing.assert_allclose(losses.lines[1].get_xdata(), range(1, 6))
         assert (losses.get_xlabel(), losses.get_ylabel()) == ("epoch", "loss")
-        assert [line.get_label() for line in scores.lines] == ["dice destroyed"]
+        assert [line.get_label() for line in scores.lines] == ["Dice destroyed"]
         np.testing.assert_allclose(scores.lines[0].get_ydata(), [0.1 * epoch for epoch in range(1, 6)])
         assert losses.lines[0].get_color() != losses.lines[1].get_color()
         assert losses.lines[0].get_marker() != losses.lines[1].get_marker()

@@ -144,7 +144,7 @@ def loss_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
         raise ValueError(f"history: got columns {names}, expected epoch and train_loss or validation_loss")
     columns = {name: [float(row[name]) for row in history] for name in ["epoch", *losses, *scores]}
 
-    figure = _figure(11 if scores else 6, 4)
+    figure = _figure(13 if scores else 7, 4)
     grid = figure.subplots(1, 2 if scores else 1, squeeze=False)[0]
     _lines(grid[0], columns, losses, "loss")
     grid[0].set_ylim(bottom=0)
@@ -161,7 +161,7 @@ def _lines(axes: Axes, columns: Mapping[str, Sequence[float]], names: Sequence[s
         axes.plot(
             epochs,
             columns[name],
-            label=name.replace("_", " "),
+            label=name.replace("_", " ").replace("dice", "Dice").replace("xview2", "xView2"),
             color=_OKABE_ITO[index % len(_OKABE_ITO)],
             marker=_MARKERS[index % len(_MARKERS)],
             markersize=4,
@@ -170,7 +170,9 @@ def _lines(axes: Axes, columns: Mapping[str, Sequence[float]], names: Sequence[s
     axes.set_ylabel(label)
     axes.set_xticks(epochs[:: max(1, math.ceil(len(epochs) / 12))])
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize="small")
+    axes.legend(
+        frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1)
+    )  # beside the lines, not on them
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -71,13 +72,17 @@ def test_ctrl_c_saves_and_resume_goes_on_to_the_same_end(tmp_path, workers):
     epochs = [*TINY, "--epochs", "40", "--workers", workers]
     # A session of its own, so that the signal reaches the workers too, as in a terminal.
     process = subprocess.Popen(
-        command(tmp_path / "stopped", *epochs), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )  # fmt: skip
+        command(tmp_path / "stopped", *epochs),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     deadline = time.monotonic() + 200
     while not (tmp_path / "stopped" / "history.csv").exists() and time.monotonic() < deadline:
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.02)
-    subprocess.os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert stderr == ""

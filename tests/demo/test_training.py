@@ -48,7 +48,7 @@ def whole(tiny):
     return training
 
 
-# An epoch is 3 batches and 2 tiles: in the first batches, right before validation, in it, between epochs, in the second.
+# An epoch is 3 batches and 2 tiles: stop in the batches, right before and in validation, between epochs, in the next.
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 4, 5, 6])
 def test_a_run_gone_on_with_is_the_run_that_was_not_interrupted(tiny, whole, stop_after):
     path = tiny().checkpoint

@@ -39,9 +39,10 @@ def make_criterion(losses: str) -> Criterion:
 class TimedLoss:
     """Runs a criterion forward and backward on its own, so that its time is told from the model's.
 
-    The loss is computed in float64. Training multiplies rounding noise: in float32 two correct losses, equal to 1e-7, are
-    1e-3 apart after a few epochs. In float64 their gradients round to the same float32 numbers, and the two curves show
-    the losses, not the noise. Outside such a comparison float32 logits are the natural choice.
+    The loss is computed in float64. Training multiplies rounding noise: in float32 two correct losses, equal to 1e-7,
+    are 1e-3 apart after a few epochs. In float64 their gradients round to the same float32 numbers, so the curves of
+    ``--losses rarepixel`` and ``--losses torch`` show the losses, not the noise. Without such a comparison float32
+    logits are the natural choice.
     """
 
     def __init__(self, criterion: Criterion) -> None:

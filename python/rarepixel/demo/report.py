@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from rich.console import Group
 from rich.table import Table
 
 import rarepixel as rp
@@ -19,23 +20,22 @@ from .training import Row, Training
 _SAMPLES = 4
 
 
-def epoch_table(row: Row, epochs: int) -> Table:
-    """The scores of an epoch on the validation tiles."""
+def epoch_report(row: Row, epochs: int) -> Group:
+    """The scores of an epoch on the validation tiles, and its times."""
     table = Table(title=f"epoch {row['epoch']:.0f} of {epochs}", title_justify="left", title_style="bold")
     table.add_column("class")
     table.add_column("Dice", justify="right")
     table.add_column("recall", justify="right")
     for name in rp.xbd.CLASS_NAMES:
         table.add_row(name, f"{row[f'dice_{name}']:.3f}", f"{row[f'recall_{name}']:.3f}")
-    table.caption_justify = "left"
-    table.caption = (
-        f"loss {row['train_loss']:.4f}, validation {row['validation_loss']:.4f}\n"
-        f"xView2 score {row['xview2_score']:.3f} (localization {row['localization_f1']:.3f}, "
-        f"damage {row['damage_f1']:.3f})\n"
-        f"accuracy {row['accuracy']:.2%}\n"
-        f"{row['loss_seconds']:.2f} s in the loss of {row['seconds']:.1f} s"
+    lines = (
+        f"loss {row['train_loss']:.4f}, validation {row['validation_loss']:.4f}",
+        f"xView2 score {row['xview2_score']:.3f}: F1 of localization {row['localization_f1']:.3f}, "
+        f"of damage {row['damage_f1']:.3f}",
+        f"accuracy {row['accuracy']:.2%}",
+        f"{row['loss_seconds']:.2f} s in the loss of {row['seconds']:.1f} s",
     )
-    return table
+    return Group(table, *lines, "")
 
 
 def write_history(path: Path, history: Sequence[Row]) -> None:

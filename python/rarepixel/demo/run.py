@@ -40,14 +40,14 @@ def run(given: Mapping[str, Any], resume: bool = False, console: Console | None 
         training = Training(options, data.load(_tiles(options, progress), options))
         if saved is not None:
             training.load_state_dict(saved)
-        console.print(_summary(training), soft_wrap=True)
+        _print(console, _summary(training))
         if not _train(training, progress):
             where = f"epoch {training.epoch + 1} of {options.epochs}, after {training.batch} batches"
-            console.print(f"stopped in {where}; go on with:\n  {_command(options)}", soft_wrap=True)
+            _print(console, f"stopped in {where}; go on with:\n  {_command(options)}")
             return INTERRUPTED
         report.write_pictures(training, options.output)
     names = ("checkpoint.pt", "history.csv", "curves.png", "predictions.png")
-    console.print("wrote " + ", ".join(str(options.output / name) for name in names), soft_wrap=True)
+    _print(console, "wrote " + ", ".join(str(options.output / name) for name in names))
     return 0
 
 
@@ -73,17 +73,17 @@ def _train(training: Training, progress: Progress) -> bool:
         progress.advance(part)
 
     with Interrupt() as interrupt:
+
+        def requested() -> bool:
+            return interrupt.requested
+
         while not training.finished:
             progress.reset(part, description=f"epoch {training.epoch + 1}", completed=training.batch)
-
-            def requested() -> bool:
-                return interrupt.requested
-
             finished = training.train_epoch(requested, advance) and training.validate(requested, advance)
             checkpoint.save(options.checkpoint, training.state_dict())
             if finished:
                 report.write_history(options.output / "history.csv", training.history)
-                progress.console.print(report.epoch_table(training.history[-1], options.epochs))
+                progress.console.print(report.epoch_report(training.history[-1], options.epochs))
                 progress.advance(whole)
             if interrupt.requested and not training.finished:
                 return False
@@ -104,6 +104,11 @@ def _summary(training: Training) -> str:
 def _command(options: Options) -> str:
     output = [] if options.output == Options().output else ["--output", str(options.output)]
     return shlex.join(["rarepixel", "demo", *output, "--resume"])
+
+
+def _print(console: Console, text: str) -> None:
+    """As it is: a path is not wrapped, and brackets in it are no markup."""
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
 def _progress(console: Console) -> Progress:
