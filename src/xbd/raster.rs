@@ -15,8 +15,8 @@ use super::wkt::Polygon;
 /// Bits after the point of an edge's x.
 const FRACTION: u32 = 16;
 
-/// A vertex on the pixel grid.
-type Point = (i64, i64);
+/// A vertex on the pixel grid: x and y.
+type Point = [i64; 2];
 
 /// Draws polygons into masks; holds the edge lists so that a file of buildings allocates them once.
 #[derive(Default)]
@@ -93,26 +93,28 @@ impl Rasterizer {
 impl Edge {
     /// The edge between two vertices; none where it is horizontal.
     fn between(a: Point, b: Point) -> Option<Self> {
-        if a.1 == b.1 {
+        if a[1] == b[1] {
             return None;
         }
-        let (top, bottom) = if a.1 < b.1 { (a, b) } else { (b, a) };
+        let (top, bottom) = if a[1] < b[1] { (a, b) } else { (b, a) };
         // |x| and |y| are at most 2^30: the shifted difference has 47 bits, and slope * rows never exceeds it.
-        let slope = ((bottom.0 - top.0) << FRACTION) / (bottom.1 - top.1);
-        Some(Self { y0: top.1, y1: bottom.1, x: top.0 << FRACTION, slope })
+        let slope = ((bottom[0] - top[0]) << FRACTION) / (bottom[1] - top[1]);
+        Some(Self { y0: top[1], y1: bottom[1], x: top[0] << FRACTION, slope })
     }
 }
 
-fn round(&[x, y]: &[f64; 2]) -> Point {
-    (x.round_ties_even() as i64, y.round_ties_even() as i64)
+fn round(vertex: &[f64; 2]) -> Point {
+    vertex.map(|at| at.round_ties_even() as i64)
 }
 
 /// An 8-connected Bresenham line, both ends included, clipped to the mask.
 fn draw_line(mask: &mut ArrayViewMut2<'_, u8>, from: Point, to: Point, value: u8) {
-    let Some((from, to)) = clip(from, to, mask.nrows() as i64 - 1, mask.ncols() as i64 - 1) else { return };
-    let ((mut x, mut y), end) = if from.0 <= to.0 { (from, to) } else { (to, from) };
-    let (dx, dy) = (end.0 - x, (end.1 - y).abs());
-    let step_y = if end.1 < y { -1 } else { 1 };
+    let last = [mask.ncols() as i64 - 1, mask.nrows() as i64 - 1];
+    let Some(mut ends) = clip([from, to], last) else { return };
+    ends.sort_by_key(|end| end[0]);
+    let [[mut x, mut y], end] = ends;
+    let (dx, dy) = (end[0] - x, (end[1] - y).abs());
+    let step_y = if end[1] < y { -1 } else { 1 };
     let steep = dy > dx;
     let (long, short) = if steep { (dy, dx) } else { (dx, dy) };
     let mut error = long - 2 * short;
@@ -130,37 +132,31 @@ fn draw_line(mask: &mut ArrayViewMut2<'_, u8>, from: Point, to: Point, value: u8
     }
 }
 
-/// The part of a line inside `0..=right` by `0..=bottom`, with the arithmetic (and so the pixels) of OpenCV's `clipLine`.
-fn clip(mut a: Point, mut b: Point, bottom: i64, right: i64) -> Option<(Point, Point)> {
-    let side = |at: i64, last: i64| if at < 0 { -1 } else { i64::from(at > last) };
-    let along = |from: i64, length: i64, run: i64| (from as f64 * length as f64 / run as f64) as i64;
-    let outside = |a: Point, b: Point| {
-        let same = |first: i64, second: i64| first != 0 && first == second;
-        same(side(a.0, right), side(b.0, right)) || same(side(a.1, bottom), side(b.1, bottom))
-    };
-    if bottom < 0 || right < 0 || outside(a, b) {
+/// The part of a line inside 0..=last of x and y, with the arithmetic (and so the pixels) of OpenCV's `clipLine`.
+fn clip(mut ends: [Point; 2], last: [i64; 2]) -> Option<[Point; 2]> {
+    if last[0] < 0 || last[1] < 0 {
         return None;
     }
-    for first in [true, false] {
-        let (end, other) = if first { (&mut a, b) } else { (&mut b, a) };
-        if side(end.1, bottom) != 0 {
-            let edge = end.1.clamp(0, bottom);
-            end.0 += along(edge - end.1, other.0 - end.0, other.1 - end.1);
-            end.1 = edge;
+    // To the rows first, then to the columns.
+    for (axis, other) in [(1, 0), (0, 1)] {
+        let beyond = |axis: usize| {
+            let [a, b] = ends.map(|end| end[axis]);
+            a.max(b) < 0 || a.min(b) > last[axis]
+        };
+        if beyond(0) || beyond(1) {
+            return None;
+        }
+        for end in [0, 1] {
+            let (from, to) = (ends[end], ends[1 - end]);
+            let edge = from[axis].clamp(0, last[axis]);
+            if edge != from[axis] {
+                let run =
+                    (edge - from[axis]) as f64 * (to[other] - from[other]) as f64 / (to[axis] - from[axis]) as f64;
+                ends[end] = [0, 1].map(|at| if at == axis { edge } else { from[at] + run as i64 });
+            }
         }
     }
-    if outside(a, b) {
-        return None;
-    }
-    for first in [true, false] {
-        let (end, other) = if first { (&mut a, b) } else { (&mut b, a) };
-        if side(end.0, right) != 0 {
-            let edge = end.0.clamp(0, right);
-            end.1 += along(edge - end.0, other.1 - end.1, other.0 - end.0);
-            end.0 = edge;
-        }
-    }
-    Some((a, b))
+    Some(ends)
 }
 
 #[cfg(test)]
@@ -169,6 +165,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// x and y.
+    type Pixel = (i64, i64);
 
     fn fill(height: usize, width: usize, rings: &[&[[f64; 2]]]) -> Array2<u8> {
         let mut mask = Array2::zeros((height, width));
@@ -213,6 +212,23 @@ mod tests {
     }
 
     #[test]
+    fn clipped_lines_step_as_in_opencv() {
+        // What OpenCV 4.6.0 draws; unclipped Bresenham steps would give 14 other pixels.
+        let mask = fill(8, 12, &[&[[12.0, 0.0], [-8.0, 18.0], [-35.0, 36.0]]]);
+        let expected = [
+            "...........#",
+            "..........#.",
+            "........##..",
+            ".......##...",
+            "......##....",
+            "....###.....",
+            "...#.#......",
+            "..###.......",
+        ];
+        assert_eq!(picture(&mask), expected);
+    }
+
+    #[test]
     fn an_empty_mask_is_left_alone() {
         for shape in [(0, 4), (4, 0)] {
             fill(shape.0, shape.1, &[&[[0.0, 0.0], [3.0, 0.0], [3.0, 3.0]]]);
@@ -220,8 +236,8 @@ mod tests {
     }
 
     /// The rule once more, pixel by pixel and in exact integers: no active list, no clipping.
-    fn oracle(height: i64, width: i64, rings: &[Vec<Point>]) -> Array2<u8> {
-        let edges: Vec<(Point, Point)> =
+    fn oracle(height: i64, width: i64, rings: &[Vec<Pixel>]) -> Array2<u8> {
+        let edges: Vec<(Pixel, Pixel)> =
             rings.iter().flat_map(|ring| (0..ring.len()).map(move |i| (ring[i], ring[(i + 1) % ring.len()]))).collect();
         Array2::from_shape_fn((height as usize, width as usize), |(y, x)| {
             let (x, y) = (x as i64, y as i64);
@@ -239,7 +255,7 @@ mod tests {
     }
 
     /// The pixels of a line by rounding its exact y (or x) at each step, halves towards the start.
-    fn line_pixels(a: Point, b: Point) -> Vec<Point> {
+    fn line_pixels(a: Pixel, b: Pixel) -> Vec<Pixel> {
         let ((x0, y0), (x1, y1)) = if a.0 <= b.0 { (a, b) } else { (b, a) };
         let (dx, dy) = (x1 - x0, (y1 - y0).abs());
         let sign = (y1 - y0).signum();
@@ -252,11 +268,11 @@ mod tests {
         }
     }
 
-    fn rings(range: std::ops::Range<i64>) -> impl Strategy<Value = Vec<Vec<Point>>> {
+    fn rings(range: std::ops::Range<i64>) -> impl Strategy<Value = Vec<Vec<Pixel>>> {
         prop::collection::vec(prop::collection::vec((range.clone(), range), 3..8), 1..4)
     }
 
-    fn to_polygon(rings: &[Vec<Point>]) -> Polygon {
+    fn to_polygon(rings: &[Vec<Pixel>]) -> Polygon {
         Polygon { rings: rings.iter().map(|ring| ring.iter().map(|&(x, y)| [x as f64, y as f64]).collect()).collect() }
     }
 

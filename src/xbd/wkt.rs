@@ -126,7 +126,7 @@ impl Parser<'_> {
             Coordinates::Exactly(count) => (count, count),
         };
         for count in 2..most {
-            if count >= least && matches!(self.peek(), Some(b',' | b')')) {
+            if count >= least && self.peek().is_none_or(is_delimiter) {
                 break;
             }
             self.number()?;

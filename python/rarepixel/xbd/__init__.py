@@ -227,7 +227,7 @@ def read_label(path: StrPath) -> Label:
     >>> synthesize(root, tiles=8, size=64)
     >>> label = read_label(index(root).tiles[0].post.label)
     >>> label.phase, label.height, label.width, label.features[0].subtype
-    ('post', 64, 64, 'no-damage')
+    ('post', 64, 64, 'major-damage')
     >>> label.features[0].polygons[0][0].shape  # an L: six corners, the first again
     (7, 2)
     """
@@ -324,7 +324,7 @@ def synthesize(
         root: the folder to write to; made where it is not there. Tiles of the same name are written anew, others kept.
         tiles: how many, at least 0.
         seed: 0 to 2^63 - 1.
-        size: side of a tile in pixels, 32 to 8192.
+        size: side of a tile in pixels, 32 to 4096.
         split: the folder under ``root``; other splits hold other tiles.
         un_classified: share of the undamaged buildings that are un-classified (under a cloud; 255 in targets), 0 to 1.
         progress: called with 1 after each tile, on this thread; Ctrl-C works either way.
@@ -343,7 +343,7 @@ def synthesize(
         root,
         _integer("tiles", tiles, 0),
         _integer("seed", seed, 0),
-        _integer("size", size, 32, 8192),
+        _integer("size", size, 32, 4096),
         split,
         un_classified,
         progress,
@@ -403,7 +403,9 @@ def _count(tiles: Iterable[Tile], un_classified: UnClassified, max_pixels: int) 
 
 def __getattr__(name: str) -> object:
     if name == "XBDDataset":
-        from .dataset import XBDDataset
-
+        try:
+            from .dataset import XBDDataset
+        except ImportError as error:
+            raise ImportError("rarepixel.xbd.XBDDataset needs torch: pip install 'rarepixel[torch]'") from error
         return XBDDataset
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

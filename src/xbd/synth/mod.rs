@@ -23,16 +23,15 @@ use crate::{Error, Result};
 use scene::{Hazard, Plan, Scene};
 
 /// Sides of a tile that can be made.
-pub const SIZES: std::ops::RangeInclusive<usize> = 32..=8192;
+pub const SIZES: std::ops::RangeInclusive<usize> = 32..=4096;
 
 /// Share of the pixels of a set that are buildings.
 const BUILDINGS: f64 = 0.030;
 /// Share of the pixels of a set of each of the three damage classes.
 const DAMAGE: f64 = 0.001;
-/// How built-up the eight tiles of a block are, as a factor; the mean is 1. One has no building at all, as in xBD.
-const DENSITY: [f64; 8] = [0.0, 0.4, 0.7, 1.0, 0.9, 1.2, 1.6, 2.2];
-/// The tiles of a block from this one on are damaged, and carry the damage of all.
-const FIRST_DAMAGED: usize = 4;
+/// How built-up the tiles of a block of eight are, as a factor of which the mean is 1: the four without damage (one of them
+/// without any building, as in xBD), then the four with all of the block's damage.
+const DENSITY: [[f64; 4]; 2] = [[0.0, 0.4, 0.7, 1.0], [0.9, 1.2, 1.6, 2.2]];
 
 /// What to make.
 #[derive(Debug, Clone)]
@@ -89,20 +88,23 @@ fn write_tile(folder: &Path, options: &SynthesizeOptions, index: usize) -> Resul
     Ok(())
 }
 
-/// Blocks of eight tiles share out building densities and damage, so that the mix of a small set is close to that of a large one.
+/// Blocks of eight tiles share out densities, and pairs of tiles damage, so that the mix of a small set is close to that of a
+/// large one.
 fn scene_of(options: &SynthesizeOptions, index: usize) -> Scene {
     let split: Vec<u64> = options.split.bytes().map(u64::from).collect();
     let key = hash(&[options.seed, hash(&split)]);
-    let mut order: [usize; 8] = std::array::from_fn(|i| i);
     let mut random = SplitMix64::new(&[key, index as u64 / 8, 0]);
-    for last in (1..order.len()).rev() {
-        order.swap(last, random.below(last + 1));
+    let mut densities = DENSITY;
+    for densities in &mut densities {
+        for last in (1..densities.len()).rev() {
+            densities.swap(last, random.below(last + 1));
+        }
     }
-    let rank = order[index % 8];
-    let damaged = DENSITY.len() - FIRST_DAMAGED;
+    let pair = index % 8 / 2;
+    let is_damaged = index % 2 == SplitMix64::new(&[key, index as u64 / 2, 3]).below(2);
     let plan = Plan {
-        buildings: BUILDINGS * DENSITY[rank],
-        damage: if rank < FIRST_DAMAGED { 0.0 } else { DAMAGE * DENSITY.len() as f64 / damaged as f64 },
+        buildings: BUILDINGS * densities[usize::from(is_damaged)][pair],
+        damage: if is_damaged { 2.0 * DAMAGE } else { 0.0 },
         un_classified: options.un_classified,
     };
     let hazard = Hazard::ALL[SplitMix64::new(&[key, index as u64, 1]).below(Hazard::ALL.len())];
@@ -180,7 +182,7 @@ mod tests {
     #[test]
     fn wrong_options_are_errors() {
         for (wrong, message) in [
-            (options(1, 16), "size: got 16, expected 32 to 8192 pixels"),
+            (options(1, 16), "size: got 16, expected 32 to 4096 pixels"),
             (
                 SynthesizeOptions { un_classified: 1.5, ..options(1, 64) },
                 "un_classified: got 1.5, expected a share of 0 to 1",

@@ -36,7 +36,7 @@ pub fn fractal(seed: u64, x: f32, y: f32, octaves: u32) -> f32 {
     sum / total
 }
 
-/// 0 below `low`, 1 above `high`, smooth between.
+/// 0 at `low` and on, 1 at `high` and on, smooth between; `low` may be the larger one.
 pub fn smoothstep(low: f32, high: f32, at: f32) -> f32 {
     let t = ((at - low) / (high - low)).clamp(0.0, 1.0);
     t * t * (3.0 - 2.0 * t)

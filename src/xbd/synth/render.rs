@@ -117,9 +117,9 @@ struct Painter<'a> {
     palette: &'a Palette,
     /// Where scene places lie in this image.
     shift: Point,
-    /// Towards the sun, over the ground; longer in the evening.
+    /// Towards the sun, as long as a shadow of height 1.
     sun: Point,
-    /// How hard the disaster hit each pixel, 0 to 1; empty before.
+    /// How hard the disaster hit each pixel, about 0 to 1; empty before.
     impact: Vec<f32>,
     pixels: Vec<Color>,
 }
@@ -389,12 +389,11 @@ impl<'a> Painter<'a> {
             return;
         }
         for building in self.scene.buildings.iter().filter(|building| building.subtype == Subtype::UnClassified) {
-            let radius = building.radius() * 1.9;
-            self.around(building.frame.origin, radius, |scene, at, pixel| {
-                let away = distance(at, building.frame.origin) / radius;
+            let reach = 5.0 * self.scene.metre;
+            self.around(building.frame.origin, building.radius() + reach, |scene, at, pixel| {
                 let wisp = fractal(building.seed, at[0] / (9.0 * scene.metre), at[1] / (9.0 * scene.metre), 3) - 0.5;
-                *pixel =
-                    mix(*pixel, CLOUD, 0.96 * smoothstep(1.0, 0.45, away - wisp * 0.5) * smoothstep(1.0, 0.9, away));
+                let outside = building.distance(building.frame.local(at)) - wisp * reach;
+                *pixel = mix(*pixel, CLOUD, 0.96 * smoothstep(reach, 0.3 * reach, outside));
             });
         }
     }

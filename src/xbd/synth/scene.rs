@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use ndarray::Array2;
 
-use super::noise::fractal;
+use super::noise::{fractal, smoothstep};
 use crate::xbd::class::Subtype;
 use crate::xbd::random::SplitMix64;
 use crate::xbd::raster::Rasterizer;
@@ -240,16 +240,23 @@ pub struct Plan {
     pub un_classified: f64,
 }
 
-/// Chances and sizes in metres that make a suburb.
+/// What makes a suburb; lengths in metres.
 mod suburb {
+    /// Length and depth of a block.
     pub const BLOCK: [f32; 2] = [128.0, 62.0];
+    /// Half the width of a street.
     pub const STREET: f32 = 4.0;
+    /// Half the width of the main road.
     pub const MAIN_ROAD: f32 = 6.5;
+    /// Least width of a lot.
     pub const LOT: f32 = 23.0;
-    pub const SETBACK: f32 = 7.0;
+    /// Chance of a lot to be empty.
     pub const EMPTY_LOTS: f64 = 0.12;
+    /// Chance of a building over two lots.
     pub const LONG_HOUSES: f64 = 0.08;
+    /// Chance of an L.
     pub const L_SHAPES: f64 = 0.45;
+    /// One place for a tree in so many square metres; most are not taken.
     pub const TREE_EVERY: f32 = 45.0;
 }
 
@@ -329,60 +336,61 @@ impl Scene {
     /// Two rows of houses in a block, each row along its street.
     fn houses(&self, cell: (i32, i32), plan: &Plan, random: &mut SplitMix64) -> Vec<Building> {
         let [length, depth] = self.grid.block;
-        let (metre, frame) = (self.metre, self.grid.frame);
-        let between = |random: &mut SplitMix64, low, high| random.between(low, high) as f32 * metre;
-        let lots = ((length - 2.0 * self.grid.street) / (suburb::LOT * metre)).floor().max(1.0);
-        let lot = (length - 2.0 * self.grid.street) / lots;
+        let frontage = length - 2.0 * self.grid.street;
+        let lots = ((frontage / (suburb::LOT * self.metre)) as usize).max(1);
+        let lot = frontage / lots as f32;
         let mut houses = Vec::new();
-        for side in [0.0, 1.0] {
-            let mut at = self.grid.street;
-            while at + lot * 0.99 < length - self.grid.street + 0.1 {
-                let is_long = random.unit() < suburb::LONG_HOUSES && at + 2.0 * lot <= length - self.grid.street + 0.1;
-                let width = if is_long { 2.0 * lot } else { lot };
-                let u = cell.0 as f32 * length + at + width / 2.0;
-                at += width;
+        for far_side in [false, true] {
+            let is_on_main_road = cell.1 == -i32::from(far_side);
+            let road = if is_on_main_road { self.grid.main_road } else { self.grid.street };
+            let mut first = 0;
+            while first < lots {
+                let taken = if first + 1 < lots && random.unit() < suburb::LONG_HOUSES { 2 } else { 1 };
+                let middle = self.grid.street + (first as f32 + taken as f32 / 2.0) * lot;
+                first += taken;
                 if random.unit() < suburb::EMPTY_LOTS {
                     continue;
                 }
-                let half = if is_long {
-                    [width / 2.0 - between(random, 2.5, 4.0), between(random, 4.5, 6.5)]
+                let half = if taken == 2 {
+                    [lot - self.metres(2.5, 4.0, random), self.metres(4.5, 6.5, random)]
                 } else {
-                    [between(random, 5.5, 8.5), between(random, 4.2, 6.0)]
+                    [self.metres(5.5, 8.5, random), self.metres(4.2, 6.0, random)]
                 };
-                let main = if (cell.1 == 0 && side == 0.0) || (cell.1 == -1 && side == 1.0) {
-                    self.grid.main_road - self.grid.street
-                } else {
-                    0.0
-                };
-                let back = self.grid.street + main + between(random, 0.8, 1.3) * suburb::SETBACK + half[1];
-                let v = cell.1 as f32 * depth + if side == 0.0 { back } else { depth - back };
-                let wobble = Frame::turned([0.0; 2], 0.025, random).axis;
-                let axis = [
-                    frame.axis[0] * wobble[0] - frame.axis[1] * wobble[1],
-                    frame.axis[1] * wobble[0] + frame.axis[0] * wobble[1],
-                ];
-                let place = frame.global([u + between(random, -1.5, 1.5), v]);
-                let notch = (random.unit() < suburb::L_SHAPES).then(|| {
-                    let part = |random: &mut SplitMix64| random.between(0.6, 1.1) as f32;
-                    let sign = |random: &mut SplitMix64| if random.below(2) == 0 { -1.0 } else { 1.0 };
-                    ([half[0] * part(random), half[1] * part(random) * 0.8], [sign(random), sign(random)])
-                });
-                houses.push(Building {
-                    frame: Frame { origin: place, axis },
-                    half,
-                    notch,
-                    height: between(random, 3.5, 6.5),
-                    roof: match random.below(20) {
-                        0..9 => Roof::Gable,
-                        9..16 => Roof::Hip,
-                        _ => Roof::Flat,
-                    },
-                    seed: random.bits(),
-                    subtype: if random.unit() < plan.un_classified { Subtype::UnClassified } else { Subtype::NoDamage },
-                });
+                let back = road + self.metres(5.5, 9.0, random) + half[1];
+                let u = cell.0 as f32 * length + middle + self.metres(-1.5, 1.5, random);
+                let v = cell.1 as f32 * depth + if far_side { depth - back } else { back };
+                houses.push(self.house(self.grid.frame.global([u, v]), half, plan, random));
             }
         }
         houses
+    }
+
+    /// A house along the streets, if not quite, of a size and with a shape and a roof of its own.
+    fn house(&self, place: Point, half: Point, plan: &Plan, random: &mut SplitMix64) -> Building {
+        let skew = Frame::turned([0.0; 2], 0.025, random).axis;
+        let along = Frame { origin: [0.0; 2], axis: self.grid.frame.axis };
+        let notch = (random.unit() < suburb::L_SHAPES).then(|| {
+            let size = [half[0] * random.between(0.6, 1.1) as f32, half[1] * random.between(0.5, 0.9) as f32];
+            (size, [0, 1].map(|_| if random.below(2) == 0 { -1.0 } else { 1.0 }))
+        });
+        Building {
+            frame: Frame { origin: place, axis: along.global(skew) },
+            half,
+            notch,
+            height: self.metres(3.5, 6.5, random),
+            roof: match random.below(20) {
+                0..9 => Roof::Gable,
+                9..16 => Roof::Hip,
+                _ => Roof::Flat,
+            },
+            seed: random.bits(),
+            subtype: if random.unit() < plan.un_classified { Subtype::UnClassified } else { Subtype::NoDamage },
+        }
+    }
+
+    /// A length between two in metres.
+    fn metres(&self, low: f64, high: f64, random: &mut SplitMix64) -> f32 {
+        random.between(low, high) as f32 * self.metre
     }
 
     /// Damages the buildings around one of them: destroyed in the middle, then major, then minor, each to the plan's share.
@@ -392,7 +400,7 @@ impl Scene {
         };
         let mut order: Vec<usize> =
             (0..self.buildings.len()).filter(|&i| self.buildings[i].subtype == Subtype::NoDamage).collect();
-        let jitter: Vec<f32> = areas.iter().map(|_| random.between(0.0, 25.0) as f32 * self.metre).collect();
+        let jitter: Vec<f32> = areas.iter().map(|_| self.metres(0.0, 25.0, random)).collect();
         let far = |i: &usize| distance(self.buildings[*i].frame.origin, centre) + jitter[*i];
         order.sort_by(|a, b| far(a).total_cmp(&far(b)));
         let mut order = order.into_iter();
@@ -413,7 +421,7 @@ impl Scene {
         let candidates = (side * side / (suburb::TREE_EVERY * self.metre * self.metre)) as usize;
         for _ in 0..candidates {
             let place = [random.unit() as f32 * side, random.unit() as f32 * side];
-            let radius = random.between(1.4, 3.6) as f32 * self.metre;
+            let radius = self.metres(1.4, 3.6, random);
             let (chance, seed) = (random.unit() as f32, random.bits());
             let wanted = if self.grid.is_built(place) { 0.16 } else { 0.03 + 0.9 * self.forest(place) };
             let clear = self.grid.street_distance(place).0 > radius * 0.8
@@ -427,7 +435,7 @@ impl Scene {
     /// How wooded a place outside the blocks is, 0 to 1.
     pub fn forest(&self, [x, y]: Point) -> f32 {
         let scale = 130.0 * self.metre;
-        super::noise::smoothstep(0.52, 0.64, fractal(self.seed ^ 0x7ee, x / scale, y / scale, 4))
+        smoothstep(0.52, 0.64, fractal(self.seed ^ 0x7ee, x / scale, y / scale, 4))
     }
 }
 
