@@ -14,7 +14,7 @@ mod _core {
     #[pymodule_export]
     use super::build_info::build_info;
     #[pymodule_export]
-    use super::loss::{PyLossSpec, default_threads, folds, loss_backward, loss_forward};
+    use super::loss::{PyLossSpec, default_threads, folds, loss_backward, loss_finish, loss_forward};
     #[pymodule_export]
     use super::metrics::confusion_matrix;
     #[pymodule_export]

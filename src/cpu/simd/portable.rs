@@ -1,4 +1,4 @@
-//! Plain Rust: eight singles or four doubles in an array, which the compiler turns into whatever registers the target has.
+//! Plain Rust: four singles or doubles in an array, which the compiler turns into whatever registers the target has.
 
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
@@ -6,9 +6,9 @@ use super::elementary::{self, SingleBits};
 use super::{MAX_LANES, Vector};
 use crate::loss::real::Real;
 
-/// Eight singles.
+/// Four singles: one register of SSE or NEON.
 #[derive(Clone, Copy)]
-pub struct F32x8([f32; 8]);
+pub struct F32x4([f32; 4]);
 
 /// Four doubles.
 #[derive(Clone, Copy)]
@@ -152,7 +152,7 @@ macro_rules! lanes {
     };
 }
 
-lanes!(F32x8, f32, 8, elementary::exp, elementary::exp_m1, elementary::ln, elementary::ln_normal);
+lanes!(F32x4, f32, 4, elementary::exp, elementary::exp_m1, elementary::ln, elementary::ln_normal);
 // Double precision is there to be exact, not fast: the standard library's functions, lane by lane.
 lanes!(F64x4, f64, 4, each_exp, each_exp_m1, each_ln, each_ln);
 
@@ -174,7 +174,7 @@ fn power_of_two(n: i32) -> f32 {
     f32::from_bits(((n + 127) << 23) as u32)
 }
 
-impl SingleBits for F32x8 {
+impl SingleBits for F32x4 {
     #[inline(always)]
     fn scale(self, n: Self) -> Self {
         // Two steps, so that each factor is a normal number.
