@@ -5,6 +5,7 @@ use super::kernel::{self, LaneSums, Mode, Params, Tile};
 use super::labels::{self, Label, with_labels};
 use super::simd::{Element, MAX_LANES, Vector, Work};
 use super::transfer::{gather, scatter};
+use crate::loss::operands::Target;
 use crate::tensor::{DType, View};
 
 /// A tile has at most this many pixels.
@@ -13,15 +14,6 @@ const MAX_TILE: usize = 512;
 const TILE_ELEMENTS: usize = 8192;
 /// Images of fewer pixels are gathered, several to a tile.
 const SMALL_IMAGE: usize = 64;
-
-/// What the pixels should be.
-#[derive(Clone, Copy)]
-pub enum Target<'a> {
-    /// Class indices, (N, pixels).
-    Index(View<'a>),
-    /// A share for each class, (N, C, pixels), in the type of the computation.
-    Soft(View<'a>),
-}
 
 /// The pixels `from..to`, counted through all samples, of one loss.
 #[derive(Clone, Copy)]

@@ -8,5 +8,4 @@ mod problem;
 pub mod simd;
 mod transfer;
 
-pub use job::Target;
-pub use problem::{Problem, compute_type};
+pub use problem::Problem;

@@ -2,14 +2,15 @@
 
 use std::marker::PhantomData;
 
-use super::job::{Count, Job, Run, Scratch, Target};
+use super::job::{Count, Job, Run, Scratch};
 use super::kernel::{LaneSums, Mode, Params};
 use super::pool;
 use super::simd::{Element, InstructionSet};
+use crate::loss::operands::{Target, check_operands, compute_type};
 use crate::loss::spec::{LossSpec, PixelLoss};
 use crate::loss::sums::{self, Coefficients, LEADING};
 use crate::loss::validate_weight;
-use crate::tensor::{DType, View, expect_shape};
+use crate::tensor::{DType, View};
 use crate::{Error, Result};
 
 /// A job is about this many logits: long enough that handing it out costs nothing, short enough to share.
@@ -76,42 +77,7 @@ impl<'a> Problem<'a> {
         dice_weight: Option<&'a [f64]>,
         threads: usize,
     ) -> Result<Self> {
-        spec.validate()?;
-        if !input.dtype().is_floating() {
-            let floating = "float32, float64, float16 or bfloat16";
-            return Err(Error::type_("input", input.dtype().name(), floating));
-        }
-        if input.channels == 0 {
-            return Err(Error::value("input", "0 classes", "at least 1 class in dimension 1"));
-        }
-        let shape = [input.samples, input.channels, input.pixels];
-        match &target {
-            Target::Index(view) => {
-                if view.dtype().is_floating() {
-                    return Err(Error::type_(
-                        "target",
-                        view.dtype().name(),
-                        "uint8, int16, int32 or int64 class indices",
-                    ));
-                }
-                expect_shape("target", &[view.samples, view.pixels], &[shape[0], shape[2]], "(N, pixels) of input")?;
-            }
-            Target::Soft(view) => {
-                if spec.pixel.is_some() {
-                    return Err(Error::value(
-                        "target",
-                        "one value for each class",
-                        "class indices: only Dice takes one-hot or soft targets",
-                    ));
-                }
-                let expected = compute_type(input.dtype());
-                if view.dtype() != expected {
-                    return Err(Error::type_("target", view.dtype().name(), expected.name()));
-                }
-                let got = [view.samples, view.channels, view.pixels];
-                expect_shape("target", &got, &shape, "(N, C, pixels) of input")?;
-            }
-        }
+        check_operands(spec, &input, &target)?;
         if let Some(weight) = weight {
             let name = if matches!(spec.pixel, Some((PixelLoss::Focal { .. }, _))) { "alpha" } else { "weight" };
             validate_weight(name, weight, input.channels)?;
@@ -337,11 +303,6 @@ impl<'a> Problem<'a> {
             region: convert(&row.prediction),
         }
     }
-}
-
-/// The type that logits of `dtype` are computed in.
-pub fn compute_type(dtype: DType) -> DType {
-    if dtype == DType::Float64 { DType::Float64 } else { DType::Float32 }
 }
 
 fn run<T: Element, M: Mode>(set: InstructionSet, job: Job<'_, T>, scratch: &mut Scratch<T>) -> LaneSums {

@@ -3,7 +3,8 @@
 use pyo3::prelude::*;
 
 use super::tensor::Tensor;
-use crate::cpu::{Problem, Target};
+use crate::cpu::Problem;
+use crate::loss::Target;
 use crate::loss::spec::{Absent, Average, DiceTerm, LossSpec, PixelLoss, ProbabilityOfTarget, Reduction};
 use crate::loss::sums::row_length;
 use crate::tensor::expect_shape;
