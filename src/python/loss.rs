@@ -7,7 +7,7 @@ use crate::cpu::Problem;
 use crate::loss::Target;
 use crate::loss::spec::{Absent, Average, DiceTerm, LossSpec, PixelLoss, ProbabilityOfTarget, Reduction};
 use crate::loss::sums::row_length;
-use crate::tensor::expect_shape;
+use crate::tensor::{View, expect_shape};
 use crate::{Error, Result};
 
 /// The variant of that name.
@@ -20,7 +20,7 @@ fn choose<T: Copy>(argument: &'static str, name: &str, choices: &[(&str, T)]) ->
 
 /// Which terms a loss has and their options; immutable.
 #[pyclass(frozen, name = "LossSpec", module = "rarepixel._core")]
-pub struct PyLossSpec(LossSpec);
+pub struct PyLossSpec(pub(super) LossSpec);
 
 #[pymethods]
 impl PyLossSpec {
@@ -100,14 +100,7 @@ impl PyLossSpec {
 }
 
 /// The operands, checked with the shapes that the user knows.
-fn problem<'a>(
-    spec: &'a LossSpec,
-    input: &'a Tensor,
-    target: &'a Tensor,
-    weight: &'a Option<Vec<f64>>,
-    dice_weight: &'a Option<Vec<f64>>,
-    threads: usize,
-) -> Result<Problem<'a>> {
+pub(super) fn operands<'a>(spec: &LossSpec, input: &'a Tensor, target: &'a Tensor) -> Result<(View<'a>, Target<'a>)> {
     let shape = &input.shape;
     if !(2..=5).contains(&shape.len()) {
         let got = format!("shape {shape:?}");
@@ -122,7 +115,18 @@ fn problem<'a>(
         expect_shape("target", &target.shape, &indices, "(N, *spatial) for an input of (N, C, *spatial)")?;
         Target::Index(target.view("target", index_dtypes, false)?)
     };
-    let input = input.view("input", "float32, float64, float16 or bfloat16", true)?;
+    Ok((input.view("input", "float32, float64, float16 or bfloat16", true)?, target))
+}
+
+fn problem<'a>(
+    spec: &'a LossSpec,
+    input: &'a Tensor,
+    target: &'a Tensor,
+    weight: &'a Option<Vec<f64>>,
+    dice_weight: &'a Option<Vec<f64>>,
+    threads: usize,
+) -> Result<Problem<'a>> {
+    let (input, target) = operands(spec, input, target)?;
     Problem::new(spec, input, target, weight.as_deref(), dice_weight.as_deref(), threads)
 }
 
