@@ -31,8 +31,8 @@ class Precision:
         return str(self.dtype).removeprefix("torch.")
 
 
-# Half types: computed in float32, so the loss is as good as float32; the gradient is rounded once to 11 or 8 bits. float16 gradients
-# below 6e-5 are denormal, with a spacing of 6e-8.
+# Half types: computed in float32, so the loss is as good as float32; the gradient is rounded once to 11 or 8 bits.
+# float16 gradients below 6e-5 are denormal, with a spacing of 6e-8.
 PRECISIONS = (
     Precision(torch.float64, 1e-12, 1e-12),
     Precision(torch.float32, 1e-6, 1e-6),
@@ -62,11 +62,16 @@ def laid_out(tensor: Tensor, layout: str) -> Tensor:
         # Also for (N, C, L): the class dimension is the densest.
         return tensor.movedim(1, -1).contiguous().movedim(-1, 1)
     if layout == "channel_slice":
-        wide = torch.full((tensor.shape[0], tensor.shape[1] + 3, *tensor.shape[2:]), torch.nan, dtype=tensor.dtype)
+        wide = torch.full(
+            (tensor.shape[0], tensor.shape[1] + 3, *tensor.shape[2:]),
+            torch.nan,
+            dtype=tensor.dtype,
+            device=tensor.device,
+        )
         wide[:, 2:-1] = tensor
         return wide[:, 2:-1]
     if layout == "sample_slice":
-        wide = torch.full((2 * tensor.shape[0], *tensor.shape[1:]), torch.nan, dtype=tensor.dtype)
+        wide = torch.full((2 * tensor.shape[0], *tensor.shape[1:]), torch.nan, dtype=tensor.dtype, device=tensor.device)
         wide[::2] = tensor
         return wide[::2]
     if layout == "permuted":

@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from . import numpy
 from ._core import build_info
+from .weights import class_weights
 
 if TYPE_CHECKING:
     from . import functional, losses, ops, reference
@@ -25,12 +27,14 @@ __all__ = [
     "FocalLoss",
     "__version__",
     "build_info",
+    "class_weights",
     "cross_entropy",
     "dice_focal_loss",
     "dice_loss",
     "focal_loss",
     "functional",
     "losses",
+    "numpy",
     "ops",
     "reference",
 ]
@@ -44,11 +48,16 @@ _LAZY_MODULES = {"functional", "losses", "ops", "reference"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY_MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
-    if name not in _LAZY:
+    module = name if name in _LAZY_MODULES else _LAZY.get(name)
+    if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    try:
+        found = importlib.import_module(f"{__name__}.{module}")
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise ImportError(f'rarepixel.{name} needs torch: pip install "rarepixel[torch]"') from error
+    value = globals()[name] = found if name in _LAZY_MODULES else getattr(found, name)
     return value
 
 

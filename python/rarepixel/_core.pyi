@@ -15,13 +15,14 @@ __all__ = [
     "cuda_loss_forward",
     "cuda_nvrtc",
     "cuda_workspace",
+    "default_threads",
     "folds",
     "loss_backward",
     "loss_forward",
 ]
 
-# data pointer, dtype name, shape, strides in elements
-_Tensor = tuple[int, str, Sequence[int], Sequence[int]]
+# data pointer, dtype name, shape, strides in elements, the tensor or array itself
+_Tensor = tuple[int, str, Sequence[int], Sequence[int], object]
 
 def build_info() -> dict[str, str]: ...
 
@@ -111,3 +112,4 @@ def cuda_compile(
     architecture: int,
     ptx: bool,
 ) -> tuple[bytes, str]: ...
+def default_threads() -> int: ...

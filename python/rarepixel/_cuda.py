@@ -19,7 +19,7 @@ from torch import Tensor
 
 from . import _core
 
-Describe = Callable[[Tensor], tuple[int, str, Sequence[int], Sequence[int]]]
+Describe = Callable[[Tensor], tuple[int, str, Sequence[int], Sequence[int], object]]
 
 
 def nvrtc_candidates() -> list[Path]:

@@ -23,7 +23,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from .ops import Options, loss
+from . import options
+from .ops import loss
 
 __all__ = ["cross_entropy", "dice_focal_loss", "dice_loss", "focal_loss"]
 
@@ -65,13 +66,7 @@ def cross_entropy(
 
     Source: ``torch.nn.functional.cross_entropy``.
     """
-    options = Options(
-        pixel="cross_entropy",
-        label_smoothing=float(label_smoothing),
-        ignore_index=ignore_index,
-        reduction=reduction,
-    )
-    return loss(input, target, options, weight)
+    return loss(input, target, options.cross_entropy(ignore_index, reduction, label_smoothing), weight)
 
 
 def focal_loss(
@@ -115,8 +110,8 @@ def focal_loss(
 
     Source: Lin et al., Focal Loss for Dense Object Detection, ICCV 2017.
     """
-    options = Options(pixel="focal", gamma=float(gamma), pt=pt, ignore_index=ignore_index, reduction=reduction)
-    return loss(input, target, options, alpha, weight_names=("alpha", "dice_weight"))
+    chosen = options.focal_loss(gamma, ignore_index, reduction, pt)
+    return loss(input, target, chosen, alpha, weight_names=("alpha", "dice_weight"))
 
 
 def dice_loss(
@@ -168,16 +163,8 @@ def dice_loss(
 
     Source: Milletari et al., V-Net, 3DV 2016 (there with squared sums; here the plain sums of most libraries).
     """
-    options = Options(
-        region="dice",
-        smooth=float(smooth),
-        average=average,
-        per_sample=per_sample,
-        include_background=include_background,
-        absent=absent,
-        ignore_index=ignore_index,
-    )
-    return loss(input, target, options, None, weight, weight_names=("alpha", "weight"))
+    chosen = options.dice_loss(smooth, average, per_sample, include_background, absent, ignore_index)
+    return loss(input, target, chosen, None, weight, weight_names=("alpha", "weight"))
 
 
 def dice_focal_loss(
@@ -231,19 +218,7 @@ def dice_focal_loss(
 
     Source: :func:`focal_loss` and :func:`dice_loss`; the sum as in DAHiTrA (Kaur et al. 2022).
     """
-    options = Options(
-        pixel="focal",
-        lambda_pixel=float(lambda_focal),
-        gamma=float(gamma),
-        pt=pt,
-        region="dice",
-        lambda_region=float(lambda_dice),
-        smooth=float(smooth),
-        average=average,
-        per_sample=per_sample,
-        include_background=include_background,
-        absent=absent,
-        ignore_index=ignore_index,
-        reduction=reduction,
-    )
-    return loss(input, target, options, alpha, dice_weight, weight_names=("alpha", "dice_weight"))
+    focal = options.focal_loss(gamma, ignore_index, reduction, pt)
+    dice = options.dice_loss(smooth, average, per_sample, include_background, absent, ignore_index)
+    chosen = options.dice_focal_loss(focal, dice, lambda_focal, lambda_dice)
+    return loss(input, target, chosen, alpha, dice_weight, weight_names=("alpha", "dice_weight"))

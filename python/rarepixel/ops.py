@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from functools import cache, lru_cache
-from typing import Any, NamedTuple, TypeAlias
+from functools import cache
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from . import _core, _cuda
+from .options import Options, spec
 
 _DTYPES = {
     torch.float32: "float32",
@@ -33,39 +33,14 @@ _DTYPES = {
 # Weights for each class as Rust reads them: a list of numbers on the CPU, a tensor on CUDA.
 Weight: TypeAlias = Any
 
-
-class Options(NamedTuple):
-    """Which terms a loss has and their options: the plain arguments of the operator, in its order."""
-
-    pixel: str = "none"
-    lambda_pixel: float = 1.0
-    gamma: float = 2.0
-    pt: str = "softmax"
-    label_smoothing: float = 0.0
-    region: str = "none"
-    lambda_region: float = 1.0
-    smooth: float = 1e-6
-    average: str = "micro"
-    per_sample: bool = False
-    include_background: bool = True
-    absent: str = "count"
-    ignore_index: int = -100
-    reduction: str = "mean"
-
-
 # torch's schema language calls these types as Python does.
 _OPTIONS_SCHEMA = ", ".join(f"{type(value).__name__} {name}" for name, value in Options._field_defaults.items())
 
 
-@lru_cache(maxsize=256)
-def _spec(options: Options) -> _core.LossSpec:
-    return _core.LossSpec(*options)
-
-
-def _described(tensor: Tensor) -> tuple[int, str, Sequence[int], Sequence[int]]:
-    """The tensor as Rust takes it. An unknown dtype keeps its own name, for the error message."""
+def _described(tensor: Tensor) -> tuple[int, str, Sequence[int], Sequence[int], Tensor]:
+    """The tensor as Rust takes it, itself last to stay alive. An unknown dtype keeps its own name, for the message."""
     dtype = _DTYPES.get(tensor.dtype) or str(tensor.dtype).removeprefix("torch.")
-    return tensor.data_ptr(), dtype, tensor.shape, tensor.stride()
+    return tensor.data_ptr(), dtype, tensor.shape, tensor.stride(), tensor
 
 
 def _foldable(tensor: Tensor, leading: int) -> Tensor:
@@ -133,10 +108,10 @@ def _forward(
     if _on_cuda(input):
         if _cuda.debugging() and target.ndim < input.ndim:
             _cuda.check_labels(target, input.shape[1], options.ignore_index)
-        _cuda.forward(_spec(options), _described, input, target, weight, dice_weight, loss, sums)
+        _cuda.forward(spec(options), _described, input, target, weight, dice_weight, loss, sums)
         return loss, sums
     _core.loss_forward(
-        _spec(options),
+        spec(options),
         _described(input),
         _described(target),
         weight,
@@ -165,10 +140,10 @@ def _backward(
         grad_output = _foldable(grad_output, 1)
     if _on_cuda(input):
         grad_output = grad_output.to(_compute_dtype(input))
-        _cuda.backward(_spec(options), _described, grad_output, input, target, weight, dice_weight, sums, gradient)
+        _cuda.backward(spec(options), _described, grad_output, input, target, weight, dice_weight, sums, gradient)
         return gradient
     _core.loss_backward(
-        _spec(options),
+        spec(options),
         _described(grad_output),
         _described(input),
         _described(target),
@@ -198,7 +173,7 @@ class _Loss(torch.autograd.Function):
     ) -> Tensor:
         gradient = None
         # On CUDA the incoming gradient is not known here without waiting for it.
-        if _spec(options).one_pass and not _on_cuda(input):
+        if spec(options).one_pass and not _on_cuda(input):
             gradient = torch.empty_like(input, memory_format=_memory_format(input))
         loss, sums = _forward(input, target, weight, dice_weight, options, gradient)
         ctx.save_for_backward(input, target)
@@ -207,21 +182,44 @@ class _Loss(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        input, target = ctx.saved_tensors
+        gradient = _Loss._gradient(ctx, grad_output, input, target)
+        if torch.is_grad_enabled():  # create_graph=True
+            gradient = _DifferentiatedOnce.apply(gradient, input)
+        return gradient, None, None, None, None
+
+    @staticmethod
+    def _gradient(ctx: Any, grad_output: Tensor, input: Tensor, target: Tensor) -> Tensor:
         # The gradient is handed over, not kept: a second backward pass (retain_graph) computes it again.
-        gradient, ctx.gradient = ctx.gradient, None
+        gradient: Tensor | None = ctx.gradient
+        ctx.gradient = None
         if gradient is not None:
             scale = grad_output.item()
             if scale == 1.0:
-                return gradient, None, None, None, None
-            # A half-precision gradient was rounded without the scale that should keep it from underflowing: compute it again.
+                return gradient
+            # A half-precision gradient was rounded without the scale that should keep it from underflowing: compute it
+            # again.
             if gradient.dtype in (torch.float32, torch.float64):
-                return gradient.mul_(scale), None, None, None, None
-        input, target = ctx.saved_tensors
+                gradient.mul_(scale)
+                return gradient
         weight, dice_weight, options = ctx.arguments
-        gradient = _backward(grad_output, input, target, weight, dice_weight, ctx.sums, options, gradient)
-        return gradient, None, None, None, None
+        return _backward(grad_output, input, target, weight, dice_weight, ctx.sums, options, gradient)
+
+
+_ONCE = "rarepixel's losses can be differentiated once; for second derivatives use rarepixel.reference"
+
+
+class _DifferentiatedOnce(torch.autograd.Function):
+    """The gradient, with an error in the place of its own derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, input: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor, ...]:
+        raise RuntimeError(_ONCE)
 
 
 # --- registered operators ---
@@ -297,17 +295,28 @@ def _registered_backward(ctx: Any, grad_loss: Tensor, grad_sums: Tensor) -> tupl
 torch.library.register_autograd("rarepixel::loss", _registered_backward, setup_context=_setup_context, lib=_library)
 
 
+def _no_second_derivative(ctx: Any, *_: Tensor) -> None:
+    raise RuntimeError(_ONCE)
+
+
+torch.library.register_autograd("rarepixel::loss_backward", _no_second_derivative, lib=_library)
+
+
 # --- the call ---
 
 
 def _is_plain(input: Tensor) -> bool:
-    """Whether the eager path may take the tensor's memory: no tracing, no mode, no transform, no tensor subclass."""
+    """Whether the eager path may take the tensor's memory: no tracing, no mode, no tensor subclass."""
     return (
         not torch.compiler.is_compiling()
         and type(input) in (Tensor, torch.nn.Parameter)
         and not torch._C._len_torch_dispatch_stack()
-        and not torch._C._are_functorch_transforms_active()
     )
+
+
+def _in_transform() -> bool:
+    """Whether a torch.func transform is on: it sees through plain torch only."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _as_weight(argument: str, weight: Tensor | Sequence[float] | None, input: Tensor) -> Tensor | None:
@@ -360,7 +369,10 @@ def loss(
     weight = _as_weight(weight_names[0], weight, input)
     dice_weight = _as_weight(weight_names[1], dice_weight, input)
     if input.device.type not in ("cpu", "cuda", "meta"):
-        return _fallback(input, target, weight, dice_weight, options)
+        _warn_once(input.device.type)
+        return _plain(input, target, weight, dice_weight, options)
+    if _in_transform():
+        return _plain(input, target, weight, dice_weight, options)
     if not _is_plain(input):
         result: Tensor = torch.ops.rarepixel.loss(input, target, weight, dice_weight, *options)[0]
         return result
@@ -380,14 +392,13 @@ def _warn_once(device: str) -> None:
     )
 
 
-def _fallback(
+def _plain(
     input: Tensor, target: Tensor, weight: Tensor | None, dice_weight: Tensor | None, options: Options
 ) -> Tensor:
-    """Plain torch, on a device that has no kernels."""
+    """The same loss by plain torch operations, where there is no kernel."""
     from . import reference
 
-    _spec(options)  # the same checks of the options
-    _warn_once(input.device.type)
+    spec(options)  # the same checks of the options
     total = input.new_zeros((), dtype=_compute_dtype(input))
     if options.pixel == "cross_entropy":
         total = total + options.lambda_pixel * reference.cross_entropy(

@@ -7,7 +7,7 @@ use super::kernel::{LaneSums, Mode, Params};
 use super::pool;
 use super::simd::{Element, InstructionSet};
 use crate::loss::operands::{Target, check_operands, compute_type};
-use crate::loss::spec::{LossSpec, PixelLoss};
+use crate::loss::spec::LossSpec;
 use crate::loss::sums::{self, Coefficients, LEADING};
 use crate::loss::validate_weight;
 use crate::tensor::{DType, View};
@@ -78,13 +78,11 @@ impl<'a> Problem<'a> {
         threads: usize,
     ) -> Result<Self> {
         check_operands(spec, &input, &target)?;
-        if let Some(weight) = weight {
-            let name = if matches!(spec.pixel, Some((PixelLoss::Focal { .. }, _))) { "alpha" } else { "weight" };
-            validate_weight(name, weight, input.channels)?;
-        }
-        if let Some(weight) = dice_weight {
-            let name = if spec.pixel.is_some() { "dice_weight" } else { "weight" };
-            validate_weight(name, weight, input.channels)?;
+        let (name, dice_name) = spec.weight_names();
+        for (name, weight) in [(name, weight), (dice_name, dice_weight)] {
+            if let Some(weight) = weight {
+                validate_weight(name, weight, input.channels)?;
+            }
         }
         let instruction_set = InstructionSet::best();
         Ok(Self { spec, input, target, weight, dice_weight, threads, instruction_set })

@@ -7,7 +7,7 @@ use super::tensor::Tensor;
 use crate::cuda::compile::{Architecture, compile};
 use crate::cuda::variant::{Source, Variant};
 use crate::cuda::{Backward, Device, Forward, Problem, cache, describe, library};
-use crate::loss::compute_type;
+use crate::loss::{LossSpec, compute_type};
 use crate::tensor::{DType, expect_shape};
 use crate::{Error, Result};
 
@@ -25,9 +25,23 @@ fn problem<'a>(
 /// The address of a weight for each class, in the type of the computation; 0 where there is none.
 fn weight(argument: &'static str, weight: &Option<Tensor>, input: &Tensor) -> Result<u64> {
     let Some(weight) = weight else { return Ok(0) };
-    expect_shape(argument, &weight.shape, &input.shape[1..2], "one value for each class of input")?;
-    let real = compute_type(input.dtype("input", "a floating dtype")?);
-    weight.contiguous(argument, real)
+    let classes = input.shape[1];
+    if weight.shape != [classes] {
+        let got = format!("{} values", weight.shape.iter().product::<usize>());
+        return Err(Error::value(argument, got, format!("{classes} values, one for each class of input")));
+    }
+    weight.contiguous(argument, compute_type(input.dtype("input", "a floating dtype")?))
+}
+
+/// The weights' addresses, under the names that the user knows them by.
+fn weights(
+    spec: &LossSpec,
+    weight: &Option<Tensor>,
+    dice_weight: &Option<Tensor>,
+    input: &Tensor,
+) -> Result<(u64, u64)> {
+    let (name, dice_name) = spec.weight_names();
+    Ok((self::weight(name, weight, input)?, self::weight(dice_name, dice_weight, input)?))
 }
 
 /// How many float64 of workspace `cuda_loss_forward` needs.
@@ -71,9 +85,10 @@ pub fn cuda_loss_forward(
         expect_shape("sums", &sums.shape, &[rows, columns], "(rows, columns) of the spec")?;
         let needed = problem.workspace(pixel_loss)?;
         expect_shape("partials", &partials.shape, &[needed], "what cuda_workspace asks for")?;
+        let (weight, dice_weight) = weights(&spec.0, &weight, &dice_weight, &input)?;
         let memory = Forward {
-            weight: self::weight("weight", &weight, &input)?,
-            dice_weight: self::weight("dice_weight", &dice_weight, &input)?,
+            weight,
+            dice_weight,
             loss: if scalar { loss.contiguous("loss", real)? } else { 0 },
             pixel_loss,
             sums: sums.contiguous("sums", DType::Float64)?,
@@ -118,9 +133,10 @@ pub fn cuda_loss_backward(
         expect_shape("sums", &sums.shape, &[rows, columns], "(rows, columns) of the spec")?;
         expect_shape("coefficients", &coefficients.shape, &[problem.coefficients_len()], "rows of the spec")?;
         expect_shape("gradient", &gradient.shape, &input.shape, "that of input")?;
+        let (weight, dice_weight) = weights(&spec.0, &weight, &dice_weight, &input)?;
         let memory = Backward {
-            weight: self::weight("weight", &weight, &input)?,
-            dice_weight: self::weight("dice_weight", &dice_weight, &input)?,
+            weight,
+            dice_weight,
             grad_output: if scalar { grad_output.contiguous("grad_output", real)? } else { 0 },
             incoming: if scalar { None } else { Some(grad_output.view("grad_output", "a floating dtype", false)?) },
             sums: sums.contiguous("sums", DType::Float64)?,

@@ -209,3 +209,9 @@ pub fn loss_backward(
 pub fn folds(shape: Vec<usize>, strides: Vec<isize>, leading: usize) -> bool {
     crate::tensor::fold(&shape[leading..], &strides[leading..]).is_some()
 }
+
+/// The threads to use where nobody says how many: `RAREPIXEL_NUM_THREADS`, else the machine's.
+#[pyfunction]
+pub fn default_threads() -> usize {
+    crate::cpu::pool::default_threads()
+}

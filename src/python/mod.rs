@@ -18,5 +18,5 @@ mod _core {
         cuda_workspace,
     };
     #[pymodule_export]
-    use super::loss::{PyLossSpec, folds, loss_backward, loss_forward};
+    use super::loss::{PyLossSpec, default_threads, folds, loss_backward, loss_forward};
 }

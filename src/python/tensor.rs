@@ -1,4 +1,4 @@
-//! Tensors as Python hands them over: (data pointer, dtype name, shape, strides in elements).
+//! Tensors as Python hands them over: (data pointer, dtype name, shape, strides in elements, the tensor itself).
 
 use pyo3::prelude::*;
 
@@ -18,7 +18,8 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Tensor {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
-        let (pointer, dtype, shape, strides) = object.extract()?;
+        // The last item keeps the memory alive while the caller's tuple is.
+        let (pointer, dtype, shape, strides, _owner): (_, _, _, _, Bound<'_, PyAny>) = object.extract()?;
         Ok(Self { pointer, dtype, shape, strides })
     }
 }
@@ -32,8 +33,8 @@ impl Tensor {
     /// The tensor as (samples, channels, pixels), or without channels as (samples, pixels).
     pub fn view(&self, argument: &'static str, expected: &str, has_channels: bool) -> Result<View<'_>> {
         let dtype = self.dtype(argument, expected)?;
-        // SAFETY: rarepixel's own Python code makes these from live tensors that it holds until the call returns; torch and
-        // NumPy vouch that shape and strides stay inside the storage. Destinations are fresh tensors.
+        // SAFETY: rarepixel's own Python code makes these, with their owner, and Python holds a call's arguments until it
+        // returns; torch and NumPy vouch that shape and strides stay inside the storage. Destinations are fresh tensors.
         let view = unsafe { View::new(self.pointer as *mut u8, dtype, &self.shape, &self.strides, has_channels) };
         view.ok_or_else(|| {
             Error::value(argument, format!("strides {:?}", self.strides), "spatial dimensions that fold into one")

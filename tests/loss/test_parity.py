@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import LAYOUTS, PRECISIONS, Precision, assert_close, gradient_of, laid_out
 
 import rarepixel as rp
 from rarepixel import reference
+from support import LAYOUTS, PRECISIONS, Precision, assert_close, gradient_of, laid_out
 
 LABEL_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
@@ -71,10 +71,10 @@ def batches(draw: st.DrawFn, name: str) -> tuple[torch.Tensor, torch.Tensor, dic
     return logits, labels, chosen
 
 
-def as_tensors(chosen: dict[str, Any]) -> dict[str, Any]:
+def as_tensors(chosen: dict[str, Any], device: str = "cpu") -> dict[str, Any]:
     names = ("weight", "alpha", "dice_weight")
     return {
-        name: torch.tensor(value, dtype=torch.float64) if name in names and value is not None else value
+        name: torch.tensor(value, dtype=torch.float64, device=device) if name in names and value is not None else value
         for name, value in chosen.items()
     }
 
@@ -86,13 +86,15 @@ def compare(
     labels: torch.Tensor,
     layout: str,
     chosen: dict[str, Any],
+    device: str = "cpu",
 ) -> None:
     """The fused loss and gradient against the float64 truth on the same (rounded) logits."""
-    rounded = laid_out(logits.to(precision.dtype), layout)
+    rounded = laid_out(logits.to(device, precision.dtype), layout)
+    labels = labels.to(device)
     input = rounded.detach().requires_grad_()
     truth_input = rounded.detach().double().requires_grad_()
     loss = getattr(rp, name)(input, labels, **chosen)
-    truth = getattr(reference, name)(truth_input, labels, **as_tensors(chosen))
+    truth = getattr(reference, name)(truth_input, labels, **as_tensors(chosen, device))
     assert loss.dtype == (torch.float64 if precision.dtype == torch.float64 else torch.float32)
     generator = torch.Generator().manual_seed(0)
     incoming = torch.randn(loss.shape, generator=generator, dtype=torch.float64)
@@ -102,7 +104,7 @@ def compare(
     own_loss_error = own_gradient_error = 0.0
     if precision.dtype == torch.float32:  # no further from the truth than torch's own float32, or 1e-6
         own_input = rounded.detach().requires_grad_()
-        own = getattr(reference, name)(own_input, labels, **as_tensors(chosen))
+        own = getattr(reference, name)(own_input, labels, **as_tensors(chosen, device))
         own_loss_error = (own.double() - truth).abs().max().item() if own.numel() else 0.0
         own_gradient = gradient_of(own, own_input, incoming.to(own)).double()
         own_gradient_error = (own_gradient - true_gradient).abs().max().item() if own_gradient.numel() else 0.0
@@ -112,7 +114,7 @@ def compare(
         # exp turns the rounding of z - max z, half a unit in its last place, into a relative error of p.
         extent = rounded.double().abs().max().item() if rounded.numel() else 0.0
         conditioning, rounding = 2**-23 * extent, 1e-7
-    # A sum of terms of both signs may be small beside its terms, and 1 - p beside 1: the terms set the scale of rounding.
+    # A sum of terms of both signs may be small beside its terms, and 1 - p beside 1: the terms set the scale.
     largest = max([1.0, *(w for value in chosen.values() if isinstance(value, list) for w in value)])
     term = max(1.0, true_gradient.abs().max().item() if true_gradient.numel() else 0.0)
     assert_close("loss", loss, truth, precision.loss_rtol + conditioning, rounding * term, own_loss_error)
@@ -150,7 +152,9 @@ def test_soft_targets_equal_the_reference(precision: Precision, data: st.DataObj
 @pytest.mark.parametrize("precision", PRECISIONS, ids=str)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("name", ["cross_entropy", "focal_loss", "dice_loss", "dice_focal_loss"])
-@pytest.mark.parametrize("shape", [(2, 5, 130, 257), (3, 1024, 9, 10), (70_000, 3), (3, 2, 4, 50, 61), (2, 64, 4097)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(2, 5, 130, 257), (3, 1024, 9, 10), (70_000, 3), (3, 2, 4, 50, 61), (2, 64, 4097)], ids=str
+)
 def test_large_batches_on_several_threads(name: str, precision: Precision, layout: str, shape: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(2)
     logits = torch.randn(shape, generator=generator, dtype=torch.float64) * 3
@@ -176,4 +180,6 @@ def test_cross_entropy_is_torchs(data: st.DataObject) -> None:
         return
     assert_close("loss", loss, truth, 1e-12, 1e-15)
     incoming = torch.ones_like(truth)
-    assert_close("gradient", gradient_of(loss, input, incoming), gradient_of(truth, truth_input, incoming), 1e-12, 1e-300)
+    assert_close(
+        "gradient", gradient_of(loss, input, incoming), gradient_of(truth, truth_input, incoming), 1e-12, 1e-300
+    )

@@ -1,0 +1,59 @@
+# What people and CI run alike. `make demo` and `make test` do all the set-up themselves, once.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test test-rust test-python lint format bench setup clean
+
+demo: setup ## synthesise tiles and train a small Siamese damage model on them
+	$(BIN)/rarepixel demo
+
+test: test-rust test-python ## every test
+
+test-rust:
+	cargo test --all-targets
+
+test-python: setup
+	$(BIN)/pytest -q
+
+lint: setup ## formats, lints and types, all as errors
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	cargo clippy --all-targets --features python -- -D warnings
+	$(BIN)/ruff format --check python tests benches
+	$(BIN)/ruff check python tests benches
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest rarepixel._core
+
+format: setup
+	cargo fmt
+	$(BIN)/ruff format python tests benches
+	$(BIN)/ruff check --fix python tests benches
+
+bench: setup ## ours against torch and its peers; a table and a CSV in benches/results
+	$(BIN)/pip install --quiet ".[bench]"
+	$(BIN)/python benches/losses.py
+
+setup: $(VENV)/.extension
+
+# The Python side: the package's own declared needs, once for each change of pyproject.toml.
+$(VENV)/.requirements: pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "make: Python is missing: install Python 3.10 or later (Debian: apt-get install python3 python3-venv), or say make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "make: $$($(PYTHON) --version) is too old: rarepixel needs Python 3.10 or later; say make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: Python has no venv module: install it (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	@command -v cargo >/dev/null || { echo "make: cargo is missing: install a Rust toolchain of 1.89 or later with rustup (Debian 13 or later: apt-get install rustup; then rustup default stable)" >&2; exit 1; }
+	@command -v cc >/dev/null || { echo "make: a C compiler is missing: install one (Debian: apt-get install build-essential)" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $@
+
+# The Rust side: built again when a source has changed.
+$(VENV)/.extension: $(VENV)/.requirements Cargo.toml $(shell find src -type f)
+	$(BIN)/maturin develop --quiet --release
+	touch $@
+
+clean:
+	cargo clean
+	rm -rf $(VENV) demo-output

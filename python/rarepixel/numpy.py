@@ -1,0 +1,161 @@
+"""The losses on NumPy arrays, without torch: each gives (loss, gradient).
+
+Definitions, shapes, dtypes, defaults and errors are those of the torch functions of the same names in
+:mod:`rarepixel.functional`. The gradient is dL/dinput in the dtype of ``input``; with ``reduction="none"`` it holds
+the gradient of each pixel's own loss. bfloat16 arrays (of the ``ml_dtypes`` package) are taken too. The threads used
+are ``RAREPIXEL_NUM_THREADS``, or all that the machine has.
+
+Example:
+    >>> import numpy as np
+    >>> import rarepixel.numpy as rpn
+    >>> logits = np.log(np.array([[0.2, 0.8]], dtype=np.float32))
+    >>> loss, gradient = rpn.cross_entropy(logits, np.array([0]), weight=[20.0, 1.0], reduction="sum")
+    >>> round(loss, 1), gradient.round(1).tolist()
+    (32.2, [[-16.0, 16.0]])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import _core, options
+from .options import Options, spec
+
+__all__ = ["cross_entropy", "dice_focal_loss", "dice_loss", "focal_loss"]
+
+Array: TypeAlias = NDArray[Any]
+Weight: TypeAlias = ArrayLike | None
+
+
+def _described(array: Array) -> tuple[int, str, Sequence[int], Sequence[int], Array]:
+    """The array as Rust takes it, itself last to stay alive."""
+    strides = [stride // array.itemsize for stride in array.strides]
+    return array.__array_interface__["data"][0], array.dtype.name, array.shape, strides, array
+
+
+def _foldable(array: Array, leading: int) -> Array:
+    """The array, or a contiguous copy in native byte order where Rust cannot walk it in place."""
+    native = array.dtype.isnative and not any(stride % array.itemsize for stride in array.strides)
+    if native and _core.folds(array.shape, [stride // array.itemsize for stride in array.strides], leading):
+        return array
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+
+
+def _as_weight(argument: str, weight: Weight, classes: int) -> list[float] | None:
+    if weight is None:
+        return None
+    try:
+        values = np.asarray(weight, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{argument}: got {weight!r}, expected one number for each class") from error
+    if values.ndim != 1:
+        raise ValueError(f"{argument}: got shape {list(values.shape)}, expected ({classes},), one value for each class")
+    listed: list[float] = values.tolist()
+    return listed
+
+
+def _loss(
+    input: Array,
+    target: Array,
+    chosen: Options,
+    weight: Weight,
+    dice_weight: Weight,
+    weight_names: tuple[str, str],
+) -> tuple[float | Array, Array]:
+    for argument, value in (("input", input), ("target", target)):
+        if not isinstance(value, np.ndarray):
+            raise TypeError(f"{argument}: got {type(value).__name__}, expected a numpy.ndarray")
+    if input.ndim < 2:
+        shape = list(input.shape)
+        raise ValueError(f"input: got shape {shape}, expected (N, C, *spatial) with 0 to 3 spatial dimensions")
+    loss_spec = spec(chosen)
+    input = _foldable(input, 2)
+    compute = np.float64 if input.dtype == np.float64 else np.float32
+    soft = target.ndim == input.ndim
+    target = _foldable(target.astype(compute, copy=False), 2) if soft else _foldable(target, 1)
+    pixel_weight = _as_weight(weight_names[0], weight, input.shape[1])
+    region_weight = _as_weight(weight_names[1], dice_weight, input.shape[1])
+    scalar = chosen.reduction != "none"
+    loss = np.empty(() if scalar else target.shape, dtype=compute)
+    sums = np.empty(loss_spec.sums_shape(input.shape[0], input.shape[1]))
+    keeps_layout = _core.folds(input.shape, _described(input)[3], 2)
+    gradient = np.empty_like(input, order="K" if keeps_layout else "C")
+    at, truth, total, slope = map(_described, (input, target, sums, gradient))
+    threads = _core.default_threads()
+    one_pass = slope if loss_spec.one_pass else None
+    _core.loss_forward(loss_spec, at, truth, pixel_weight, region_weight, _described(loss), total, one_pass, threads)
+    if one_pass is None:
+        incoming = _described(np.ones_like(loss))
+        _core.loss_backward(loss_spec, incoming, at, truth, pixel_weight, region_weight, total, slope, threads)
+    return (loss.item() if scalar else loss), gradient
+
+
+def cross_entropy(
+    input: Array,
+    target: Array,
+    weight: Weight = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> tuple[float | Array, Array]:
+    """Weighted cross entropy and its gradient: see :func:`rarepixel.cross_entropy`."""
+    chosen = options.cross_entropy(ignore_index, reduction, label_smoothing)
+    return _loss(input, target, chosen, weight, None, ("weight", "dice_weight"))
+
+
+def focal_loss(
+    input: Array,
+    target: Array,
+    alpha: Weight = None,
+    gamma: float = 2.0,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    pt: str = "softmax",
+) -> tuple[float | Array, Array]:
+    """Focal loss and its gradient: see :func:`rarepixel.focal_loss`."""
+    chosen = options.focal_loss(gamma, ignore_index, reduction, pt)
+    return _loss(input, target, chosen, alpha, None, ("alpha", "dice_weight"))
+
+
+def dice_loss(
+    input: Array,
+    target: Array,
+    smooth: float = 1e-6,
+    average: str = "micro",
+    per_sample: bool = False,
+    include_background: bool = True,
+    absent: str = "count",
+    weight: Weight = None,
+    ignore_index: int = -100,
+) -> tuple[float | Array, Array]:
+    """Dice loss and its gradient: see :func:`rarepixel.dice_loss`."""
+    chosen = options.dice_loss(smooth, average, per_sample, include_background, absent, ignore_index)
+    return _loss(input, target, chosen, None, weight, ("alpha", "weight"))
+
+
+def dice_focal_loss(
+    input: Array,
+    target: Array,
+    alpha: Weight = None,
+    gamma: float = 2.0,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    pt: str = "softmax",
+    smooth: float = 1e-6,
+    average: str = "micro",
+    per_sample: bool = False,
+    include_background: bool = True,
+    absent: str = "count",
+    dice_weight: Weight = None,
+    lambda_focal: float = 1.0,
+    lambda_dice: float = 1.0,
+) -> tuple[float | Array, Array]:
+    """Focal + Dice and its gradient: see :func:`rarepixel.dice_focal_loss`."""
+    focal = options.focal_loss(gamma, ignore_index, reduction, pt)
+    dice = options.dice_loss(smooth, average, per_sample, include_background, absent, ignore_index)
+    chosen = options.dice_focal_loss(focal, dice, lambda_focal, lambda_dice)
+    return _loss(input, target, chosen, alpha, dice_weight, ("alpha", "dice_weight"))

@@ -1,0 +1,334 @@
+"""The bridge to torch: autograd, torch.library, compile, transforms, threads and forks."""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, Dataset
+
+import rarepixel as rp
+from rarepixel import ops, reference
+from rarepixel.options import Options
+from support import gradient_of
+
+Loss = Callable[..., torch.Tensor]
+ALL = [rp.cross_entropy, rp.focal_loss, rp.dice_loss, rp.dice_focal_loss]
+
+
+def batch(dtype: torch.dtype = torch.float32, size: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 4, size, size, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+    target = torch.randint(4, (2, size, size), generator=generator)
+    target[0, 0] = -100
+    return logits, target
+
+
+GRADCHECKED: list[tuple[Loss, dict[str, Any]]] = [
+    (rp.cross_entropy, {}),
+    (rp.cross_entropy, {"label_smoothing": 0.2, "weight": [1.0, 2.0, 0.0, 3.0], "reduction": "none"}),
+    (rp.focal_loss, {"gamma": 1.5, "alpha": [1.0, 2.0, 0.5, 3.0], "reduction": "none"}),
+    (rp.focal_loss, {"gamma": 0.5, "pt": "weighted_ce", "alpha": [1.0, 2.0, 0.5, 3.0]}),
+    (rp.dice_loss, {"average": "macro", "per_sample": True, "absent": "skip"}),
+    (rp.dice_loss, {"smooth": 1.0, "weight": [1.0, 2.0, 0.5, 3.0], "include_background": False}),
+    (rp.dice_focal_loss, {"average": "macro", "lambda_dice": 2.0, "lambda_focal": 0.3}),
+]
+
+
+@pytest.mark.parametrize(("loss_fn", "options"), GRADCHECKED)
+def test_gradcheck(loss_fn: Loss, options: dict[str, Any]) -> None:
+    logits, target = batch(torch.float64, size=4)
+    assert torch.autograd.gradcheck(lambda z: loss_fn(z, target, **options), (logits,))
+    soft = torch.rand(2, 4, 4, 4, dtype=torch.float64)
+    if loss_fn is rp.dice_loss:
+        assert torch.autograd.gradcheck(lambda z: loss_fn(z, soft, **options), (logits,))
+
+
+OPCHECKED = [
+    Options(pixel="cross_entropy", label_smoothing=0.1),
+    Options(pixel="focal", reduction="none"),
+    Options(region="dice", average="macro", per_sample=True),
+    Options(pixel="focal", region="dice"),
+]
+
+
+@pytest.mark.parametrize("options", OPCHECKED, ids=lambda options: f"{options.pixel}-{options.region}")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_opcheck(options: Options, dtype: torch.dtype, layout: torch.memory_format) -> None:
+    logits, target = batch(dtype)
+    logits = logits.detach().contiguous(memory_format=layout).requires_grad_()
+    weight = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    torch.library.opcheck(torch.ops.rarepixel.loss.default, (logits, target, weight, None, *options))
+
+
+@pytest.mark.parametrize("loss_fn", ALL)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_compile_fullgraph_equals_eager(loss_fn: Loss, layout: torch.memory_format) -> None:
+    logits, target = batch()
+    logits = logits.detach().contiguous(memory_format=layout).requires_grad_()
+    weights = (
+        {} if loss_fn is rp.dice_loss else {"weight" if loss_fn is rp.cross_entropy else "alpha": [1.0, 2.0, 3.0, 4.0]}
+    )
+
+    def step(z: torch.Tensor) -> torch.Tensor:
+        return loss_fn(2 * z, target, **weights)
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    expected, got = step(logits), compiled(logits)
+    assert torch.equal(expected, got)
+    assert torch.equal(gradient_of(got, logits), gradient_of(expected, logits))
+
+
+def test_compile_with_inductor() -> None:
+    """The default backend, with a module and a changing batch size."""
+    criterion = rp.DiceFocalLoss(alpha=[1.0, 2.0, 3.0, 4.0], average="macro")
+    compiled = torch.compile(lambda z, y: criterion(z.relu(), y), fullgraph=True, dynamic=True)
+    for samples in (2, 3, 5):
+        logits = torch.randn(samples, 4, 8, 8, requires_grad=True)
+        target = torch.randint(4, (samples, 8, 8), dtype=torch.uint8)
+        expected = criterion(logits.relu(), target)
+        got = compiled(logits, target)
+        torch.testing.assert_close(got, expected)
+        torch.testing.assert_close(gradient_of(got, logits), gradient_of(expected, logits))
+
+
+@pytest.mark.parametrize("loss_fn", ALL)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_incoming_gradients(loss_fn: Loss, dtype: torch.dtype) -> None:
+    """Scaled, and (reduction none) expanded from one number with stride 0."""
+    logits, target = batch(dtype)
+    truth = gradient_of(loss_fn(logits.double(), target), logits).double()
+    for scale in (1.0, 0.5, -3.0, 4096.0, 0.0):
+        loss = loss_fn(logits, target)
+        got = gradient_of(loss, logits, torch.tensor(scale, dtype=loss.dtype)).double()
+        epsilon = torch.finfo(dtype).eps
+        torch.testing.assert_close(
+            got, truth * scale, rtol=2 * epsilon, atol=2 * epsilon * truth.abs().max().item() * abs(scale)
+        )
+    if loss_fn in (rp.cross_entropy, rp.focal_loss):
+        summed = gradient_of(loss_fn(logits, target, reduction="none").sum(), logits)
+        torch.testing.assert_close(summed, gradient_of(loss_fn(logits, target, reduction="sum"), logits))
+
+
+@pytest.mark.parametrize("loss_fn", ALL)
+def test_two_backward_passes_with_retain_graph(loss_fn: Loss) -> None:
+    logits, target = batch()
+    loss = loss_fn(logits, target)
+    first = torch.autograd.grad(loss, logits, retain_graph=True)[0].clone()
+    second = torch.autograd.grad(loss, logits, retain_graph=True)[0]
+    second.zero_()  # what was handed out is not used again
+    third = torch.autograd.grad(loss, logits)[0]
+    torch.testing.assert_close(first, third, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("loss_fn", ALL)
+def test_the_same_logits_in_two_losses(loss_fn: Loss) -> None:
+    logits, target = batch(torch.float64)
+    (0.25 * loss_fn(logits, target) + loss_fn(logits, target)).backward()
+    expected = 1.25 * gradient_of(loss_fn(logits, target), logits)
+    torch.testing.assert_close(logits.grad, expected)
+
+
+@pytest.mark.parametrize("loss_fn", ALL)
+def test_no_grad_forward(loss_fn: Loss) -> None:
+    logits, target = batch()
+    with torch.no_grad():
+        loss = loss_fn(logits, target)
+    assert not loss.requires_grad
+    with torch.inference_mode():
+        inferred = loss_fn(logits.detach(), target)
+    expected = loss_fn(logits, target)
+    assert torch.equal(loss, expected.detach())
+    assert torch.equal(inferred, expected.detach())
+
+
+@pytest.mark.parametrize("loss_fn", ALL)
+def test_double_backward_is_a_clear_error(loss_fn: Loss) -> None:
+    logits, target = batch()
+    (gradient,) = torch.autograd.grad(loss_fn(logits, target), logits, create_graph=True)
+    with pytest.raises(RuntimeError, match="can be differentiated once"):
+        (logits.sum() + gradient.sum()).backward()
+
+
+def test_double_backward_of_the_registered_operator_is_a_clear_error() -> None:
+    logits, target = batch()
+    loss, _ = torch.ops.rarepixel.loss(logits, target, None, None, *Options(region="dice"))
+    (gradient,) = torch.autograd.grad(loss, logits, create_graph=True)
+    with pytest.raises(RuntimeError, match="can be differentiated once"):
+        (logits.sum() + gradient.sum()).backward()
+
+
+def test_logits_changed_in_place_are_noticed() -> None:
+    logits, target = batch()
+    middle = logits * 1
+    loss = rp.dice_loss(middle, target)
+    middle.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_functional_transforms_take_plain_torch() -> None:
+    logits, target = batch(torch.float64)
+    got = torch.func.grad(lambda z: rp.dice_focal_loss(z, target))(logits.detach())
+    torch.testing.assert_close(got, gradient_of(rp.dice_focal_loss(logits, target), logits))
+    losses = torch.func.vmap(lambda z, y: rp.focal_loss(z[None], y[None]))(logits.detach(), target)
+    for sample in range(2):
+        expected = rp.focal_loss(logits[sample : sample + 1], target[sample : sample + 1])
+        torch.testing.assert_close(losses[sample], expected)
+
+
+def test_fake_tensors() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        loss = rp.focal_loss(torch.empty(2, 5, 8, 8), torch.empty(2, 8, 8, dtype=torch.uint8), reduction="none")
+    assert loss.shape == (2, 8, 8)
+
+
+def test_export() -> None:
+    class Step(torch.nn.Module):
+        def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            return rp.dice_loss(logits, target)
+
+    logits, target = batch()
+    program = torch.export.export(Step(), (logits.detach(), target))
+    torch.testing.assert_close(program.module()(logits.detach(), target), rp.dice_loss(logits.detach(), target))
+
+
+@pytest.mark.parametrize("loss_fn", ALL)
+def test_autocast(loss_fn: Loss) -> None:
+    layer = torch.nn.Conv2d(3, 4, 1)
+    images, target = torch.randn(2, 3, 9, 9), batch()[1]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = layer(images)
+        loss = loss_fn(logits, target)
+    assert logits.dtype == torch.bfloat16
+    assert loss.dtype == torch.float32
+    loss.backward()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.dtype == torch.float32
+
+
+def test_channels_last_gradient_is_channels_last() -> None:
+    logits, target = batch()
+    logits = logits.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+    gradient = gradient_of(rp.focal_loss(logits, target), logits)
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_contiguous_and_channels_last_are_not_copied(layout: torch.memory_format) -> None:
+    logits = torch.randn(2, 4, 9, 9).contiguous(memory_format=layout)
+    assert ops._foldable(logits, 2) is logits
+    assert ops._foldable(logits[:, 1:3], 2).data_ptr() == logits[:, 1:3].data_ptr()
+    transposed = torch.randn(9, 9, 4, 2).permute(3, 2, 0, 1)[:, :, ::2]
+    assert ops._foldable(transposed, 2).is_contiguous()
+
+
+def test_the_gil_is_released() -> None:
+    """Another thread counts on while the loss is computed."""
+    logits = torch.randn(8, 5, 512, 512)
+    target = torch.zeros(8, 512, 512, dtype=torch.uint8)
+    ticks, stop = [], threading.Event()
+
+    def count() -> None:
+        while not stop.is_set():
+            ticks.append(time.perf_counter())
+            time.sleep(0.0005)
+
+    counter = threading.Thread(target=count)
+    counter.start()
+    try:
+        time.sleep(0.01)
+        start = time.perf_counter()
+        for _ in range(10):
+            rp.dice_focal_loss(logits, target)
+        end = time.perf_counter()
+    finally:
+        stop.set()
+        counter.join()
+    during = [tick for tick in ticks if start < tick < end]
+    # Under the GIL the counter would run between the calls only: about once for each.
+    assert len(during) > 15
+
+
+class LossOfItem(Dataset[float]):
+    """A dataset whose items are losses, large enough to ask for threads."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> float:
+        # NumPy makes the operands: torch must not start threads here, since libgomp hangs in a forked child.
+        torch.set_num_threads(2)
+        logits = np.arange(4 * 128 * 128, dtype=np.float32).reshape(1, 4, 128, 128) % 7 + index
+        labels = np.zeros((1, 128, 128), dtype=np.uint8)
+        return rp.dice_focal_loss(torch.from_numpy(logits), torch.from_numpy(labels)).item()
+
+
+@pytest.mark.timeout(120)
+def test_forked_workers_use_the_loss() -> None:
+    """A child of a process whose thread pool is in use must not wait for threads that it does not have."""
+    expected = [LossOfItem()[i] for i in range(4)]  # starts the parent's pool
+    for _ in range(2):
+        loader = DataLoader(LossOfItem(), num_workers=2, multiprocessing_context="fork", batch_size=None)
+        assert [float(item) for item in loader] == expected
+    assert [LossOfItem()[i] for i in range(4)] == expected
+
+
+def test_many_python_threads() -> None:
+    logits, target = batch(size=130)
+    expected = rp.dice_focal_loss(logits, target).item()
+    results: list[float] = []
+    threads = [
+        threading.Thread(target=lambda: results.extend(rp.dice_focal_loss(logits, target).item() for _ in range(20)))
+        for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [expected] * 120
+
+
+def test_devices_without_kernels_take_plain_torch_with_one_warning() -> None:
+    logits, target = batch()
+    options = Options(pixel="focal", region="dice", average="macro", gamma=1.5)
+    got = ops._plain(logits, target, None, None, options)
+    expected = rp.dice_focal_loss(logits, target, gamma=1.5, average="macro")
+    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(gradient_of(got, logits), gradient_of(expected, logits))
+    with pytest.raises(ValueError, match="gamma: got -1"):
+        ops._plain(logits, target, None, None, options._replace(gamma=-1.0))
+    with pytest.warns(UserWarning, match="no kernels for xyz tensors"):
+        ops._warn_once("xyz")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ops._warn_once("xyz")
+
+
+def test_reference_is_torchs_cross_entropy() -> None:
+    logits, target = batch(torch.float64)
+    weight = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+    for options in ({}, {"label_smoothing": 0.3}, {"reduction": "none"}, {"reduction": "sum"}):
+        expected = F.cross_entropy(logits, target, weight, **options)
+        torch.testing.assert_close(reference.cross_entropy(logits, target, weight, **options), expected)
+
+
+def test_an_incoming_gradient_that_has_to_be_copied() -> None:
+    """A copy made on the way in must live until the call returns."""
+    logits = torch.randn(2, 4, 300, 400, requires_grad=True)
+    target = torch.randint(4, (2, 300, 400))
+    incoming = torch.randn(2, 400, 600).transpose(1, 2)[:, ::2]
+    assert ops._foldable(incoming, 1) is not incoming
+    got = gradient_of(rp.focal_loss(logits, target, reduction="none"), logits, incoming)
+    expected = gradient_of(rp.focal_loss(logits, target, reduction="none"), logits, incoming.contiguous())
+    assert torch.equal(got, expected)
