@@ -84,7 +84,7 @@ class Builder {
       if (scope) continue;
       depth += (c == '{') - (c == '}');
       now += c;
-      if (c == ';' || (c == ':' && std::regex_match(trim(now), std::regex(R"(\$?[\w$]+:)")))) {
+      if (c == ';' || (c == ':' && is_label(trim(now)))) {
         if (c == ';') now.pop_back();
         if (!trim(now).empty()) list.push_back(trim(now));
         now.clear();
@@ -92,6 +92,12 @@ class Builder {
     }
     return list;
   }
+
+  static bool is_label(const std::string& text) {
+    return text.size() > 1 && std::all_of(text.begin(), text.end() - 1, is_word);
+  }
+
+  static bool is_word(char c) { return std::isalnum((unsigned char)c) || c == '_' || c == '$' || c == '%'; }
 
   int register_of(const std::string& name) {
     auto [place, fresh] = registers_.try_emplace(name, next_);
@@ -131,12 +137,11 @@ class Builder {
   }
 
   void address(const std::string& text, Instruction& instruction) {
-    std::smatch match;
-    if (!std::regex_match(text, match, std::regex(R"(\[\s*([%\w$]+)\s*(?:\+\s*(-?\d+))?\s*\])"))) {
-      throw std::runtime_error("address " + text);
-    }
-    const std::string base = match[1];
-    instruction.offset = match[2].matched ? std::stoll(match[2]) : 0;
+    if (text.front() != '[' || text.back() != ']') throw std::runtime_error("address " + text);
+    const auto parts = split(text.substr(1, text.size() - 2), '+');
+    if (parts.empty() || parts.size() > 2) throw std::runtime_error("address " + text);
+    const std::string base = parts[0];
+    instruction.offset = parts.size() == 2 ? std::stoll(parts[1]) : 0;
     instruction.from.push_back(source(base));
   }
 
@@ -151,12 +156,13 @@ class Builder {
       return;
     }
     Instruction instruction;
-    instruction.text = std::regex_replace(line, std::regex(R"(\s+)"), " ");
-    std::smatch match;
-    if (std::regex_match(line, match, std::regex(R"(@(!?)(%\w+)\s+([\s\S]*))"))) {
-      instruction.negated = match[1].length() > 0;
-      instruction.guard = register_of(match[2]);
-      line = match[3];
+    instruction.text = line;
+    std::replace(instruction.text.begin(), instruction.text.end(), '\t', ' ');
+    if (line[0] == '@') {
+      const auto end = line.find_first_of(" \t");
+      instruction.negated = line[1] == '!';
+      instruction.guard = register_of(line.substr(instruction.negated ? 2 : 1, end - (instruction.negated ? 2 : 1)));
+      line = trim(line.substr(end));
     }
     const auto space = line.find_first_of(" \t");
     const std::string name = line.substr(0, space);
@@ -191,8 +197,7 @@ class Builder {
         each(list.at(0), instruction.to, true);
       }
       for (size_t i = base == "bar" ? 0 : 1; i < list.size(); ++i) {
-        std::string text = list[i];
-        each(text, instruction.from, false);
+        each(list[i], instruction.from, false);
       }
       instruction.count = (uint8_t)std::max(instruction.to.size(), instruction.from.size());
       std::string key;
@@ -210,8 +215,8 @@ class Builder {
       if (base == "shfl" || base == "vote" || base == "bar") instruction.kind = Kind::WARP_SYNC;
       instruction.handler = find_handler(key);
     }
-    if (instruction.kind == Kind::PLAIN && !instruction.handler) throw std::runtime_error("unknown instruction: " + instruction.text);
-    if (instruction.kind == Kind::WARP_SYNC && !instruction.handler) throw std::runtime_error("unknown instruction: " + instruction.text);
+    const bool needs_handler = instruction.kind == Kind::PLAIN || instruction.kind == Kind::WARP_SYNC;
+    if (needs_handler && !instruction.handler) throw std::runtime_error("unknown instruction: " + instruction.text);
     kernel_.code.push_back(std::move(instruction));
   }
 
@@ -222,10 +227,17 @@ class Builder {
   int next_ = 0;
 };
 
+std::string without_comments(const std::string& ptx) {
+  std::stringstream lines(ptx);
+  std::string text;
+  for (std::string line; std::getline(lines, line);) text += line.substr(0, line.find("//")) + "\n";
+  return text;
+}
+
 }  // namespace
 
 std::map<std::string, Kernel> parse(const std::string& ptx) {
-  const std::string text = std::regex_replace(ptx, std::regex(R"(//[^\n]*)"), "");
+  const std::string text = without_comments(ptx);
   std::map<std::string, Kernel> kernels;
   size_t at = 0;
   while ((at = text.find(".entry", at)) != std::string::npos) {
@@ -247,7 +259,7 @@ std::map<std::string, Kernel> parse(const std::string& ptx) {
         throw std::runtime_error("parameter " + part);
       }
     }
-    const std::regex declaration(R"(\.shared\s+\.align\s+(\d+)\s+\.b8\s+(\w+)\[(\d+)\])");
+    static const std::regex declaration(R"(\.shared\s+\.align\s+(\d+)\s+\.b8\s+(\w+)\[(\d+)\])");
     for (const auto& where : {text.substr(0, text.find(".entry")), body}) {
       for (std::sregex_iterator i(where.begin(), where.end(), declaration), none; i != none; ++i) {
         shared.add((*i)[2], std::stoi((*i)[3]), std::stoi((*i)[1]));
