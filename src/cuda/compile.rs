@@ -70,8 +70,6 @@ pub fn options(variant: &Variant, architecture: Architecture) -> Vec<String> {
             Architecture::Ptx(number) => format!("--gpu-architecture=compute_{number}"),
         },
         "--std=c++17".to_owned(),
-        // ptxas else spills a few registers to fit one more block on a multiprocessor.
-        "--maxrregcount=255".to_owned(),
         "--ptxas-options=--verbose".to_owned(),
     ];
     options.extend(variant.definitions().into_iter().map(|definition| format!("--define-macro={definition}")));

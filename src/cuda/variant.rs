@@ -49,6 +49,8 @@ pub struct Variant {
     pub channels_last: bool,
     /// Threads a block.
     pub threads: u32,
+    /// Blocks that a multiprocessor holds at least.
+    blocks: u32,
     /// 0 none, 1 cross entropy, 2 focal.
     pixel: i32,
     power: i32,
@@ -63,11 +65,25 @@ fn max_classes(real: DType, soft: bool) -> usize {
 }
 
 /// The widest load for each class, in bytes of logits: wider ones would need more than the 255 registers of a thread.
-fn max_bytes(real: DType, classes: usize, soft: bool) -> usize {
+fn max_bytes(real: DType, classes: usize, soft: bool, smoothing: bool) -> usize {
     match (real, classes, soft) {
         (DType::Float64, 0..=8, false) | (DType::Float32, 0..=16, false) | (DType::Float32, 0..=8, true) => 16,
-        (DType::Float32, _, false) => 8,
+        (DType::Float32, _, false) if !smoothing => 8,
         _ => 0, // one pixel at a time
+    }
+}
+
+/// (threads a block, blocks a multiprocessor). Of 65536 registers this leaves each thread 85, 128, 170 or 255: as few as the kernels
+/// do without spilling, because few classes need many threads to keep enough loads on their way.
+fn shape(real: DType, classes: usize) -> (u32, u32) {
+    match (real, classes) {
+        (DType::Float64, ..=8) => (256, 1),
+        (DType::Float64, ..=16) => (128, 2),
+        (DType::Float64, _) => (64, 4),
+        (_, ..=4) => (256, 3),
+        (_, ..=7) => (256, 2),
+        (_, ..=10) => (128, 3),
+        _ => (128, 2),
     }
 }
 
@@ -102,12 +118,7 @@ impl Variant {
             }
             None => {}
         }
-        let threads = match (in_registers, real, classes) {
-            (false, ..) => 32,
-            (true, DType::Float64, 17..) => 64,
-            (true, _, 9..) => 128,
-            _ => 256,
-        };
+        let (threads, blocks) = if in_registers { shape(real, classes) } else { (32, 1) };
         let classes = if in_registers { classes as u32 } else { 0 };
         let region = spec.region.is_some();
         let power = power(gamma);
@@ -119,6 +130,7 @@ impl Variant {
             width: 1,
             channels_last: false,
             threads,
+            blocks,
             pixel,
             power,
             weighted_pt,
@@ -137,6 +149,7 @@ impl Variant {
             width: 1,
             channels_last: false,
             threads: 512,
+            blocks: 1,
             pixel: 0,
             power: 0,
             weighted_pt: false,
@@ -154,6 +167,7 @@ impl Variant {
             format!("WIDTH={}", self.width),
             format!("CHANNELS_LAST={}", i32::from(self.channels_last)),
             format!("THREADS={}", self.threads),
+            format!("BLOCKS={}", self.blocks),
             format!("PIXEL={}", self.pixel),
             format!("POWER={}", self.power),
             format!("WEIGHTED_PT={}", i32::from(self.weighted_pt)),
@@ -166,7 +180,7 @@ impl Variant {
 
     /// The most pixels a thread of this variant takes at a time.
     pub fn max_width(&self) -> u32 {
-        let bytes = max_bytes(compute_type(self.input), self.classes as usize, self.label.is_none());
+        let bytes = max_bytes(compute_type(self.input), self.classes as usize, self.label.is_none(), self.smoothing);
         if self.classes == 0 { 1 } else { (bytes / self.input.size()).max(1) as u32 }
     }
 }

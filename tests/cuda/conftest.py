@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -51,6 +52,12 @@ class Emulator:
             address, size = tensor.data_ptr(), extent * tensor.element_size()
             self._driver.emulator_allow(ctypes.c_uint64(address), ctypes.c_uint64(size))
 
+    def current_context(self) -> int | None:
+        """The context that is current for this thread."""
+        context = ctypes.c_void_p()
+        self._driver.cuCtxGetCurrent(ctypes.byref(context))
+        return context.value
+
     def forget(self) -> None:
         """Take all of it back."""
         self._driver.emulator_forget()
@@ -71,6 +78,17 @@ def emulator(pytestconfig: pytest.Config) -> Emulator:
     folder = pytestconfig.cache.mkdir("rarepixel-emulator")
     os.environ["RAREPIXEL_CACHE_DIR"] = str(folder / "kernels")
     return Emulator(build_emulator(folder))
+
+
+@pytest.fixture
+def fresh_device(monkeypatch: pytest.MonkeyPatch, cuda: str, emulator: Emulator) -> int:
+    """An emulated device that no kernel was loaded on, for tests that look at what is loaded, and its kernels' place."""
+    number = next(_numbers)
+    monkeypatch.setattr(_cuda, "_place", lambda tensor: (number, 0))
+    return number
+
+
+_numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="module")

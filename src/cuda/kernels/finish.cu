@@ -96,7 +96,7 @@ __device__ double total(const FinishArguments& a, int column) {
   return warp_sum(sum);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) finish(const FinishArguments a) {
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) finish(const FinishArguments a) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int parts = a.region || a.soft ? 3 : 1;
   const int from = 2 + parts * a.classes;  // columns of the partial sums
@@ -167,7 +167,7 @@ __device__ Pair dice_gradient(double w, double numerator, double denominator) {
   return {-2 * w / denominator, w * numerator / (denominator * denominator)};
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) coefficients(const FinishArguments a) {
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) coefficients(const FinishArguments a) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int columns = a.region ? 1 + 2 * a.classes : 1;
   const double scale = a.grad_output ? (double)*a.grad_output : 1.0;

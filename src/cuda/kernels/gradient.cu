@@ -21,8 +21,8 @@ __device__ __forceinline__ void gradient_at(const Arguments& a, const Real* coef
   Real slope = 0, factor = 0;
   if (PIXEL) {
     factor = coefficients[0];
-    if (a.incoming) factor *= a.incoming[offset(a.incoming_strides, sample, pixel)];
-    slope = factor * pixel_loss(a, softmax, softmax.log_sum(), a.weight && valid ? a.weight[y] : (Real)1).slope;
+    if (a.incoming) factor *= load(a.incoming + offset(a.incoming_strides, sample, pixel));
+    slope = factor * pixel_loss(a, softmax, softmax.log_sum(), valid ? weight_of(a, y) : (Real)1).slope;
   }
   Real base = slope, at_target = -(slope * softmax.complement());
   if (REGION) {
@@ -33,11 +33,11 @@ __device__ __forceinline__ void gradient_at(const Arguments& a, const Real* coef
     at_target += softmax.probability() * (q_y * softmax.complement() - rest);
   }
   Real weight_sum = 0;
-  if (SMOOTHING) EACH_CLASS(c) weight_sum += a.weight ? a.weight[c] : (Real)1;
+  if (SMOOTHING) EACH_CLASS(c) weight_sum += weight_of(a, c);
   EACH_CLASS(c) {
     const Real p = z.e(c) * softmax.inverse;
     Real g = c == y ? at_target : p * (REGION ? base + b[c] : base);
-    if (SMOOTHING) g += factor * (Real)a.smoothing * (weight_sum * p - (a.weight ? a.weight[c] : (Real)1));
+    if (SMOOTHING) g += factor * (Real)a.smoothing * (weight_sum * p - weight_of(a, c));
     write(c, valid ? g : elsewhere);
   }
 }
@@ -63,12 +63,12 @@ __device__ __forceinline__ void gradient_at(const Arguments& a, const Real* coef
 }
 #endif
 
-extern "C" __global__ void __launch_bounds__(THREADS) gradient(const Arguments a) {
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gradient(const Arguments a) {
   Way way(a);
 #if CLASSES
   __shared__ Real coefficients[COEFFICIENTS];
   for (int i = threadIdx.x; i < COEFFICIENTS; i += THREADS) {
-    coefficients[i] = a.coefficients[(int64)way.row * COEFFICIENTS + i];
+    coefficients[i] = load(a.coefficients + (int64)way.row * COEFFICIENTS + i);
   }
   __syncthreads();
 #else
@@ -94,7 +94,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) gradient(const Arguments a
 #ifdef LABEL
       const int y = decode(labels[k], a);
       const Logits z(block, k, y >= 0);
-      const Real z_y = y >= 0 ? to_real(from[k * a.input_strides.pixel + y * a.input_strides.channel]) : (Real)0;
+      const Real z_y = y >= 0 ? to_real(load(from + k * a.input_strides.pixel + y * a.input_strides.channel)) : (Real)0;
       gradient_at(a, coefficients, z, z_y, way.sample, way.pixel + k, y, write);
 #else
       const Logits z(block, k, true);
@@ -105,13 +105,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) gradient(const Arguments a
 #else
     const auto write = [&](int c, Real g) { to[c * a.gradient_strides.channel] = from_real<Input>(g); };
 #ifdef LABEL
-    const int y = decode(((const LABEL*)a.target)[offset(a.target_strides, way.sample, way.pixel)], a);
+    const int y = decode(load((const LABEL*)a.target + offset(a.target_strides, way.sample, way.pixel)), a);
     const Logits z(from, a.input_strides.channel, a.classes, y >= 0);
     gradient_at(a, coefficients, z, y >= 0 ? z.z(y) : (Real)0, way.sample, way.pixel, y, write);
 #else
     const Real* target = (const Real*)a.target + offset(a.target_strides, way.sample, way.pixel);
     const Logits z(from, a.input_strides.channel, a.classes, true);
-    gradient_at(a, coefficients, z, [&](int c) { return target[c * a.target_strides.channel]; }, write);
+    gradient_at(a, coefficients, z, [&](int c) { return load(target + c * a.target_strides.channel); }, write);
 #endif
 #endif
   }

@@ -8,6 +8,7 @@
 //   WIDTH          pixels that a thread takes at a time
 //   CHANNELS_LAST  1: with WIDTH > 1, the classes of a pixel lie side by side; 0: the pixels of a class do
 //   THREADS        threads a block
+//   BLOCKS         blocks that a multiprocessor must hold: with THREADS it bounds the registers of a thread
 //   PIXEL          the pixel term: 0 none, 1 cross entropy, 2 focal
 //   POWER          gamma: 0, 1 or 2; -1 is any other
 //   WEIGHTED_PT    1: pt = "weighted_ce"
@@ -75,7 +76,7 @@ __device__ __forceinline__ double inverse_of(double x) { return 1.0 / x; }
 __device__ __forceinline__ Real infinity() { return (Real)__int_as_float(0x7f800000); }
 __device__ __forceinline__ Real not_a_number() { return (Real)__int_as_float(0x7fc00000); }
 
-// N numbers side by side, moved in pieces of at most 128 bits.
+// N numbers side by side, moved in pieces of at most 128 bits. What is loaded so is not written by the same kernel.
 template <int BYTES> struct Piece { typedef uint4 Type; };
 template <> struct Piece<8> { typedef uint2 Type; };
 template <> struct Piece<4> { typedef unsigned Type; };
@@ -94,10 +95,16 @@ template <typename T, int N> __device__ __forceinline__ void load(const T* from,
 #pragma unroll
   for (int i = 0; i < N; i += P::SIZE) {
     P packed;
-    packed.piece = *reinterpret_cast<const decltype(packed.piece)*>(from + i);
+    packed.piece = __ldg(reinterpret_cast<const decltype(packed.piece)*>(from + i));
 #pragma unroll
     for (int j = 0; j < P::SIZE; ++j) to[i + j] = packed.at[j];
   }
+}
+
+template <typename T> __device__ __forceinline__ T load(const T* from) {
+  T to[1];
+  load<T, 1>(from, to);
+  return to[0];
 }
 
 template <typename T, int N> __device__ __forceinline__ void store(T* to, const T (&from)[N]) {

@@ -65,6 +65,9 @@ __device__ __forceinline__ int64 offset(const Strides& s, int64 sample, int64 pi
   return sample * s.sample + pixel * s.pixel;
 }
 
+// w_y, or 1 where there are no weights.
+__device__ __forceinline__ Real weight_of(const Arguments& a, int y) { return a.weight ? load(a.weight + y) : (Real)1; }
+
 #if CLASSES
 // The values of WIDTH pixels and all classes, in registers.
 template <typename T> struct Block {
@@ -116,7 +119,7 @@ struct Logits {
     m = -infinity();
     for (int c = 0; c < classes; ++c) m = larger(m, z(c));
   }
-  __device__ __forceinline__ Real z(int c) const { return valid ? to_real(from[c * stride]) : (Real)0; }
+  __device__ __forceinline__ Real z(int c) const { return valid ? to_real(load(from + c * stride)) : (Real)0; }
   __device__ __forceinline__ Real e(int c) const { return exponential(z(c) - m); }
 #endif
 };

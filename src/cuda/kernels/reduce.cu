@@ -18,8 +18,8 @@ __device__ __forceinline__ double* partial(const Arguments& a, const Way& way, i
 __device__ __forceinline__ Real spread_loss(const Arguments& a, const Input* logits, Real m, Real log_sum) {
   Real sum = 0;
   EACH_CLASS(c) {
-    const Real distance = m - to_real(logits[c * a.input_strides.channel]);
-    sum += (a.weight ? a.weight[c] : (Real)1) * (distance + log_sum);
+    const Real distance = m - to_real(load(logits + c * a.input_strides.channel));
+    sum += weight_of(a, c) * (distance + log_sum);
   }
   return (Real)a.smoothing * sum;
 }
@@ -28,7 +28,7 @@ __device__ __forceinline__ Real spread_loss(const Arguments& a, const Input* log
 __device__ __forceinline__ Real loss_at(const Arguments& a, const Softmax& softmax, const Input* logits, Real m, int y) {
   if (PIXEL == 0) return 0;
   const Real log_sum = softmax.log_sum();
-  Real loss = pixel_loss(a, softmax, log_sum, a.weight ? a.weight[y] : (Real)1).loss;
+  Real loss = pixel_loss(a, softmax, log_sum, weight_of(a, y)).loss;
   if (SMOOTHING) loss += spread_loss(a, logits, m, log_sum);
   return loss;
 }
@@ -49,7 +49,7 @@ __device__ __forceinline__ void write_partials(const Arguments& a, const Way& wa
 // One slot a class for each thread, which so can add to the class of its pixel without choosing among registers.
 #define SLOT(slots, c) slots[c][threadIdx.x]
 
-extern "C" __global__ void __launch_bounds__(THREADS) reduce(const Arguments a) {
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Arguments a) {
 #ifdef LABEL
   __shared__ Real sums[REGION ? CLASSES : 1][THREADS];  // I_c, then P_c, then the loss
   __shared__ unsigned counts[CLASSES][THREADS];         // T_c, then the wrong labels
@@ -80,7 +80,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) reduce(const Arguments a) 
       const bool valid = y >= 0;
       const Input* logits = from + k * a.input_strides.pixel;
       const Logits z(block, k, valid);
-      const Softmax softmax(z, a, y, valid ? to_real(logits[y * a.input_strides.channel]) : (Real)0);
+      const Softmax softmax(z, a, y, valid ? to_real(load(logits + y * a.input_strides.channel)) : (Real)0);
       const Real loss = valid ? loss_at(a, softmax, logits, z.m, y) : (Real)0;
       total += loss;
       if (a.loss) {
@@ -144,7 +144,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) reduce(const Arguments a) 
 
 #else  // any number of classes: a block is one warp, and adds to its own partial sums as it goes
 
-extern "C" __global__ void __launch_bounds__(THREADS) reduce(const Arguments a) {
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Arguments a) {
   const int lane = threadIdx.x;
   Way way(a);
 #ifdef LABEL
@@ -164,7 +164,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) reduce(const Arguments a) 
     const Input* from = a.input + offset(a.input_strides, way.sample, way.pixel);
 #ifdef LABEL
     const LABEL* label = (const LABEL*)a.target + offset(a.target_strides, way.sample, way.pixel);
-    const int y = inside ? decode(*label, a) : IGNORED;
+    const int y = inside ? decode(load(label), a) : IGNORED;
     const bool valid = y >= 0;
     const Logits z(from, a.input_strides.channel, a.classes, valid);
     const Softmax softmax(z, a, y, valid ? z.z(y) : (Real)0);
@@ -192,7 +192,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) reduce(const Arguments a) 
     for (int c = 0; c < a.classes; ++c) sum += z.e(c);
     const Real inverse = inside ? inverse_of(sum) : (Real)0;
     for (int c = 0; c < a.classes; ++c) {
-      const Real p = z.e(c) * inverse, t = inside ? target[c * a.target_strides.channel] : (Real)0;
+      const Real p = z.e(c) * inverse, t = inside ? load(target + c * a.target_strides.channel) : (Real)0;
       add(CLASS_COLUMNS + c, warp_sum(p * t));
       add(CLASS_COLUMNS + a.classes + c, warp_sum(p));
       add(CLASS_COLUMNS + 2 * a.classes + c, warp_sum(t));

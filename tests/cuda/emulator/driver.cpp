@@ -20,7 +20,7 @@ namespace {
 
 enum { SUCCESS = 0, INVALID_VALUE = 1, NOT_INITIALIZED = 3, INVALID_DEVICE = 101, INVALID_IMAGE = 200, INVALID_CONTEXT = 201, NO_BINARY_FOR_GPU = 209, INVALID_PTX = 218, NOT_FOUND = 500 };
 
-constexpr int DEVICES = 2;
+constexpr int DEVICES = 64;  // tests that plant something take a fresh one each
 
 struct Module {
   std::map<std::string, emulator::Kernel> kernels;
@@ -30,8 +30,8 @@ struct Context {
 };
 
 std::mutex lock;
-emulator::Memory memory;
-Context contexts[DEVICES] = {{0}, {1}};
+thread_local emulator::Memory memory;  // what this thread's launches may touch
+Context contexts[DEVICES];
 bool initialised = false;
 thread_local Context* current = nullptr;
 thread_local std::string last_error = "no error";
@@ -64,16 +64,13 @@ int failed(int code, const std::string& why) {
 // --- for the tests ---
 
 API emulator_allow(uint64_t address, uint64_t bytes) {
-  std::lock_guard guard(lock);
   memory.add(address, bytes);
   return SUCCESS;
 }
 API emulator_forget() {
-  std::lock_guard guard(lock);
   memory.clear();
   return SUCCESS;
 }
-API emulator_param_bytes(void* function) { return ((emulator::Kernel*)function)->param_bytes; }
 
 // --- the driver ---
 
@@ -103,6 +100,7 @@ API cuDeviceGetAttribute(int* value, int attribute, int) {
 }
 API cuDevicePrimaryCtxRetain(void** context, int device) {
   record("cuDevicePrimaryCtxRetain %d", device);
+  contexts[device].device = device;
   return *context = &contexts[device], SUCCESS;
 }
 API cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
