@@ -38,7 +38,9 @@ def test_a_wrong_label_is_an_error_when_debugging(cuda: str, monkeypatch: pytest
     logits, labels = batch(device=cuda)
     labels[1, 3, 4] = 7
     monkeypatch.setenv("RAREPIXEL_DEBUG", "1")
-    with pytest.raises(ValueError, match=r"target: got label 7 at position \[1, 3, 4\], expected 0 to 4 or ignore_index"):
+    with pytest.raises(
+        ValueError, match=r"target: got label 7 at position \[1, 3, 4\], expected 0 to 4 or ignore_index"
+    ):
         rp.focal_loss(logits, labels)
     assert rp.focal_loss(logits, labels, ignore_index=7).isfinite()
     with pytest.raises(ValueError, match="weight: got -1.0 for class 2"):
@@ -65,7 +67,12 @@ def test_nothing_valid_gives_zero(loss: object, cuda: str) -> None:
     assert callable(loss)
     for shape in ((2, 5, 9, 16), (0, 5, 9, 16), (2, 5, 0, 16)):
         logits, labels = batch(shape, cuda)
-        value = loss(logits, torch.full_like(labels, 255), ignore_index=255, **({"smooth": 0.0} if "dice" in loss.__name__ else {}))
+        value = loss(
+            logits,
+            torch.full_like(labels, 255),
+            ignore_index=255,
+            **({"smooth": 0.0} if "dice" in loss.__name__ else {}),
+        )
         (gradient,) = torch.autograd.grad(value, logits)
         assert value == 0
         assert (gradient == 0).all()
@@ -121,7 +128,9 @@ def test_offsets_beyond_32_bits(cuda: str) -> None:
             pytest.skip("needs 17 GB of GPU memory")
         storage = torch.empty(2 * step, dtype=torch.float32, device="cuda")
     else:
-        memory = mmap.mmap(-1, 8 * step, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000))
+        memory = mmap.mmap(
+            -1, 8 * step, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
+        )
         storage = torch.frombuffer(memory, dtype=torch.float32)
     apart = storage.as_strided((1, 2, 8, 8), (2 * step, step, 8, 1))
     logits, labels = batch((1, 2, 8, 8), cuda)
@@ -201,7 +210,9 @@ class TestDriverCalls:
     def test_a_device_too_old(self, fresh_device: int, cuda: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("EMULATOR_CAPABILITY", "35")
         logits, labels = batch(device=cuda)
-        with pytest.raises(RuntimeError, match=r"compute capability 3\.5, but this NVRTC compiles for \d+\.\d and newer"):
+        with pytest.raises(
+            RuntimeError, match=r"compute capability 3\.5, but this NVRTC compiles for \d+\.\d and newer"
+        ):
             rp.focal_loss(logits, labels)
 
     def test_no_such_device(self, cuda: str, emulator: object, monkeypatch: pytest.MonkeyPatch) -> None:

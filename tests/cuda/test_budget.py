@@ -28,7 +28,9 @@ BOUNDS = {2: 85, 5: 128, 8: 170, 16: 255, 32: 255, 33: 128}
 BOUNDS_FLOAT64 = {2: 255, 5: 255, 8: 255, 16: 255, 32: 255, 33: 128}
 
 
-def compiled(options: Options, source: str, input: str, target: str, classes: int, channels_last: bool, architecture: int) -> str:
+def compiled(
+    options: Options, source: str, input: str, target: str, classes: int, channels_last: bool, architecture: int
+) -> str:
     return _core.cuda_compile(spec(options), source, input, target, classes, channels_last, architecture, False)[1]
 
 
@@ -110,7 +112,9 @@ def test_machine_code(input: str, tmp_path: Path) -> None:
         image, _ = _core.cuda_compile(spec(PLAIN), source, input, "int64", 5, False, 90, False)
         cubin = tmp_path / f"{source}.cubin"
         cubin.write_bytes(bytes(image))
-        text = subprocess.run([str(disassembler()), "-c", str(cubin)], check=True, capture_output=True, text=True).stdout
+        text = subprocess.run(
+            [str(disassembler()), "-c", str(cubin)], check=True, capture_output=True, text=True
+        ).stdout
         opcodes = re.findall(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", text, re.MULTILINE)
         labels = 2 if input == "float32" else 4  # int64 labels of 4 or 8 pixels
         assert sum(code.startswith("LDG") and ".128" in code for code in opcodes) >= 5 + labels, source
@@ -120,7 +124,9 @@ def test_machine_code(input: str, tmp_path: Path) -> None:
             assert not [code for code in opcodes if code.startswith(("DADD", "DMUL", "DFMA"))]
 
 
-@pytest.mark.parametrize(("source", "kernel", "size"), [("reduce", "reduce", 256), ("gradient", "gradient", 256), ("finish", "finish", 128)])
+@pytest.mark.parametrize(
+    ("source", "kernel", "size"), [("reduce", "reduce", 256), ("gradient", "gradient", 256), ("finish", "finish", 128)]
+)
 def test_parameters_are_the_structs_of_the_host(source: str, kernel: str, size: int) -> None:
     """src/cuda/arguments.rs asserts the same sizes."""
     assert f"{kernel}_param_0[{size}]" in ptx_of(source, "float32", "uint8", 5, False)

@@ -48,7 +48,9 @@ def nth(pattern: str, replacement: str, number: int) -> Callable[[str], str]:
     return change
 
 
-def caught(kernel: str, change: Callable[[str], str], classes: int, folder: Path, monkeypatch: pytest.MonkeyPatch, device: int) -> str:
+def caught(
+    kernel: str, change: Callable[[str], str], classes: int, folder: Path, monkeypatch: pytest.MonkeyPatch, device: int
+) -> str:
     monkeypatch.setenv("RAREPIXEL_CACHE_DIR", str(folder))
     run(classes)  # fills the cache
     plant(folder, kernel, change)
@@ -65,7 +67,12 @@ DEFECTS = {
     "dropped barrier in the finish": ("finish", nth(BARRIER, "", 0), 5, "race: "),
     "dropped barrier in the gradient": ("gradient", nth(BARRIER, "", 0), 5, "(race: |uninitialised)"),
     "dropped warp barrier": ("reduce", nth(r"bar\.warp\.sync\s+-1;", "", 0), 40, "race: "),
-    "out of bounds": ("gradient", nth(VECTOR_LOAD, r"\1+4096]", -1), 5, "ILLEGAL_ADDRESS.*read outside of every tensor"),
+    "out of bounds": (
+        "gradient",
+        nth(VECTOR_LOAD, r"\1+4096]", -1),
+        5,
+        "ILLEGAL_ADDRESS.*read outside of every tensor",
+    ),
     "out of bounds of shared memory": (
         "reduce",
         nth(r"(ld\.shared\.\w+\s+%\w+, \[%r\d+)[^\]]*\]", r"\1+65536]", 0),
@@ -79,7 +86,12 @@ DEFECTS = {
         5,
         "uninitialised shared memory",
     ),
-    "wrong mask": ("reduce", nth(r"(shfl\.sync\.bfly\.b32[^;]*), -1;", r"\1, 2147483647;", 0), 5, "its mask does not name"),
+    "wrong mask": (
+        "reduce",
+        nth(r"(shfl\.sync\.bfly\.b32[^;]*), -1;", r"\1, 2147483647;", 0),
+        5,
+        "its mask does not name",
+    ),
     "blocks that write one place": ("reduce", nth(r"(mov\.u32\s+%r\d+), %ctaid\.x;", r"\1, 0;", 0), 5, "race: write"),
 }
 
@@ -106,8 +118,16 @@ def test_an_entry_that_the_driver_refuses_is_compiled_again(
     assert "unknown instruction: frobnicate.f32" in (tmp_path / "calls").read_text()
 
 
-def test_every_barrier_was_dropped_once(fresh_device: int, cuda: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_barrier_was_dropped_once(
+    fresh_device: int, cuda: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RAREPIXEL_CACHE_DIR", str(tmp_path))
     run(5)
-    (text,) = [path.read_text(errors="ignore") for path in tmp_path.glob("*.ptx") if ".entry reduce(" in path.read_text(errors="ignore")]
-    assert len(re.findall(BARRIER, text)) == sum(name.startswith("dropped barrier ") and name[-1].isdigit() for name in DEFECTS)
+    (text,) = [
+        path.read_text(errors="ignore")
+        for path in tmp_path.glob("*.ptx")
+        if ".entry reduce(" in path.read_text(errors="ignore")
+    ]
+    assert len(re.findall(BARRIER, text)) == sum(
+        name.startswith("dropped barrier ") and name[-1].isdigit() for name in DEFECTS
+    )

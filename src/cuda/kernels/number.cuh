@@ -36,7 +36,19 @@ __device__ __forceinline__ Half to_half(float x) {
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(narrow.bits) : "f"(x));
   return narrow;
 }
-#endif  // on the host, tests/cuda/host/shim.h has them
+#else  // a host compiler with sanitizers: see tests/cuda/host
+inline float to_float(Half x) {
+  _Float16 narrow;
+  __builtin_memcpy(&narrow, &x, sizeof x);
+  return (float)narrow;
+}
+inline Half to_half(float x) {
+  const _Float16 narrow = (_Float16)x;
+  Half bits;
+  __builtin_memcpy(&bits, &narrow, sizeof bits);
+  return bits;
+}
+#endif
 
 __device__ __forceinline__ float to_float(BFloat16 x) { return __uint_as_float((unsigned)x.bits << 16); }
 __device__ __forceinline__ BFloat16 to_bfloat16(float x) {
