@@ -228,7 +228,10 @@ fn fits(view: &View<'_>, width: usize, channels_last: bool) -> bool {
     } else {
         pixel == 1 && steps(channel, view.channels)
     };
-    side_by_side && steps(sample, view.samples) && view.pixels % width == 0 && view.address() % align == 0
+    side_by_side
+        && steps(sample, view.samples)
+        && view.pixels.is_multiple_of(width)
+        && view.address().is_multiple_of(align)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from loss.test_parity import LABEL_DTYPES, batches, compare
 from support import LAYOUTS, PRECISIONS, Precision, laid_out
 
