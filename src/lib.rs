@@ -9,5 +9,6 @@ pub mod loss;
 #[cfg(feature = "python")]
 mod python;
 pub mod tensor;
+pub mod xbd;
 
 pub use error::{Error, Result};

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import numpy
+from . import numpy, xbd
 from ._core import build_info
 from .weights import class_weights
 
@@ -37,6 +37,7 @@ __all__ = [
     "numpy",
     "ops",
     "reference",
+    "xbd",
 ]
 
 # Where the names live that need torch.

@@ -1,8 +1,12 @@
 # The Rust extension. Checked against the built module by stubtest (make lint).
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import final
+from typing import TypeAlias, final
+
+import numpy as np
+import numpy.typing as npt
 
 __all__ = [
     "LossSpec",
@@ -19,6 +23,14 @@ __all__ = [
     "folds",
     "loss_backward",
     "loss_forward",
+    "xbd_count_pixels",
+    "xbd_index",
+    "xbd_rasterize_label",
+    "xbd_read_image",
+    "xbd_read_label",
+    "xbd_read_sample",
+    "xbd_read_target",
+    "xbd_synthesize",
 ]
 
 # data pointer, dtype name, shape, strides in elements, the tensor or array itself
@@ -113,3 +125,45 @@ def cuda_compile(
     ptx: bool,
 ) -> tuple[bytes, str]: ...
 def default_threads() -> int: ...
+
+# xBD: what rarepixel.xbd wraps. A half of a tile is (image, label, target).
+_Path: TypeAlias = str | os.PathLike[str]
+_Half: TypeAlias = tuple[Path, Path | None, Path | None]
+_UInt8: TypeAlias = npt.NDArray[np.uint8]
+_MeanStd: TypeAlias = tuple[Sequence[float], Sequence[float]]
+
+def xbd_index(
+    root: _Path, splits: Sequence[str] | None
+) -> tuple[list[tuple[str, str, str, _Half, _Half]], list[tuple[Path, str]]]: ...
+def xbd_read_image(path: _Path, max_pixels: int) -> _UInt8: ...
+def xbd_read_target(path: _Path, max_pixels: int) -> _UInt8: ...
+def xbd_read_label(
+    path: _Path,
+) -> tuple[str, int, int, list[tuple[str, str | None, list[list[npt.NDArray[np.float64]]]]]]: ...
+def xbd_rasterize_label(path: _Path, un_classified: str) -> _UInt8: ...
+def xbd_count_pixels(
+    masks: Sequence[tuple[_Path | None, _Path | None]], un_classified: str, max_pixels: int
+) -> npt.NDArray[np.int64]: ...
+def xbd_read_sample(
+    pre: _Path,
+    post: _Path,
+    target: _Path | None,
+    label: _Path | None,
+    crop: int | None,
+    augment: bool,
+    normalize: _MeanStd | None,
+    un_classified: str,
+    max_pixels: int,
+    seed: int,
+    epoch: int,
+    index: int,
+) -> tuple[npt.NDArray[np.uint8 | np.float32], npt.NDArray[np.uint8 | np.float32], _UInt8]: ...
+def xbd_synthesize(
+    root: _Path,
+    tiles: int,
+    seed: int,
+    size: int,
+    split: str,
+    un_classified: float,
+    progress: Callable[[int], object] | None,
+) -> None: ...

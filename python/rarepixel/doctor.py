@@ -31,7 +31,8 @@ def _found(name: str, look: Callable[[], str]) -> Finding:
 
 def _versions() -> str:
     info = _core.build_info()
-    return f"{info['version']} for {info['target']} ({info['profile']}, {info['rustc']}), Python {platform.python_version()}"
+    built = f"{info['version']} for {info['target']} ({info['profile']}, {info['rustc']})"
+    return f"{built}, Python {platform.python_version()}"
 
 
 def _torch() -> str:

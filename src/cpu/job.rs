@@ -3,8 +3,8 @@
 
 use super::kernel::{self, LaneSums, Mode, Params, Tile};
 use super::labels::{self, Label, with_labels};
-use super::simd::{Element, MAX_LANES, Vector, Work};
-use super::transfer::{gather, scatter};
+use super::simd::{Element, InstructionSet, MAX_LANES, Vector, Work};
+use super::transfer::{self, gather, scatter};
 use crate::loss::operands::Target;
 use crate::tensor::{DType, View};
 
@@ -93,6 +93,8 @@ impl<T: Element> Scratch<T> {
 pub struct Run<'a, 'b, T, M> {
     /// What to do.
     pub job: Job<'a, T>,
+    /// For the parts that are compiled by themselves.
+    pub instruction_set: InstructionSet,
     /// The thread's buffers.
     pub scratch: &'b mut Scratch<T>,
     /// Which kernel.
@@ -104,7 +106,7 @@ impl<T: Element, M: Mode> Work<T> for Run<'_, '_, T, M> {
 
     #[inline(always)]
     fn run<V: Vector<Element = T>>(self) -> LaneSums {
-        let Self { job, scratch, .. } = self;
+        let Self { job, instruction_set: set, scratch, .. } = self;
         let classes = job.params.classes;
         let soft = matches!(job.target, Target::Soft(_));
         let parts = if !(M::REDUCE && M::REGION) { 0 } else { 2 + usize::from(soft) };
@@ -136,7 +138,8 @@ impl<T: Element, M: Mode> Work<T> for Run<'_, '_, T, M> {
             unsafe {
                 match job.target {
                     Target::Index(view) => piece.each(|sample, pixel, offset, len| {
-                        fill_labels(&view, sample, pixel, job.ignore_index, &mut scratch.labels[offset..][..len]);
+                        let to = &mut scratch.labels[offset..][..len];
+                        T::dispatch(set, Fill { view, sample, pixel, ignore_index: job.ignore_index, to });
                     }),
                     Target::Soft(_) => scratch.labels[..len].fill(T::default()),
                 }
@@ -149,7 +152,10 @@ impl<T: Element, M: Mode> Work<T> for Run<'_, '_, T, M> {
                     buffer.resize(classes * tile_size, T::default());
                     let to = buffer.as_mut_ptr();
                     piece.each(|sample, pixel, offset, len| {
-                        gather::<V>(view, sample, pixel, len, to.add(offset), tile_size);
+                        gather(
+                            set,
+                            transfer::Run { view: *view, sample, pixel, len, tile: to.add(offset), stride: tile_size },
+                        );
                     });
                     for row in buffer.chunks_exact_mut(tile_size) {
                         row[len..padded].fill(T::default());
@@ -163,7 +169,8 @@ impl<T: Element, M: Mode> Work<T> for Run<'_, '_, T, M> {
                 };
                 if let Some(view) = &job.incoming {
                     piece.each(|sample, pixel, offset, len| {
-                        gather::<V>(view, sample, pixel, len, scratch.incoming.as_mut_ptr().add(offset), tile_size);
+                        let tile = scratch.incoming.as_mut_ptr().add(offset);
+                        gather(set, transfer::Run { view: *view, sample, pixel, len, tile, stride: tile_size });
                     });
                     scratch.incoming[len..padded].fill(T::default());
                 }
@@ -192,12 +199,14 @@ impl<T: Element, M: Mode> Work<T> for Run<'_, '_, T, M> {
                     && !(direct && gradient_in_place)
                 {
                     piece.each(|sample, pixel, offset, len| {
-                        scatter::<V>(view, sample, pixel, len, gradient.add(offset), tile_size);
+                        let tile = gradient.add(offset);
+                        scatter(set, transfer::Run { view: *view, sample, pixel, len, tile, stride: tile_size });
                     });
                 }
                 if let Some(view) = &job.loss {
                     piece.each(|sample, pixel, offset, len| {
-                        scatter::<V>(view, sample, pixel, len, scratch.loss.as_ptr().add(offset), tile_size);
+                        let tile = scratch.loss.as_mut_ptr().add(offset);
+                        scatter(set, transfer::Run { view: *view, sample, pixel, len, tile, stride: tile_size });
                     });
                 }
             }
@@ -252,13 +261,24 @@ unsafe fn run_tile<V: Vector, M: Mode>(
     }
 }
 
-/// # Safety
-/// The pixels must lie in the view.
-#[inline(always)]
-unsafe fn fill_labels<T: Element>(view: &View<'_>, sample: usize, pixel: usize, ignore_index: i64, to: &mut [T]) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        with_labels!(view, |L| labels::fill(view.at::<L>(sample, 0, pixel), view.strides[2], ignore_index, to));
+/// The labels of a run of pixels of one sample into a tile.
+struct Fill<'a, 'b, T> {
+    view: View<'a>,
+    sample: usize,
+    pixel: usize,
+    ignore_index: i64,
+    to: &'b mut [T],
+}
+
+impl<T: Element> Work<T> for Fill<'_, '_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Vector<Element = T>>(self) {
+        let Self { view, sample, pixel, ignore_index, to } = self;
+        // SAFETY: made in `Run::run` alone, for pixels that lie in the view.
+        unsafe {
+            with_labels!(view, |L| labels::fill(view.at::<L>(sample, 0, pixel), view.strides[2], ignore_index, to));
+        }
     }
 }
 

@@ -190,11 +190,13 @@ pub unsafe fn run<V: Vector, M: Mode, B: Bank<V>>(
             }
         }
         let (mut z_y, mut e_y, mut w_y, mut others) = (V::zero(), V::zero(), V::zero(), V::zero());
+        let mut class = V::zero(); // c in every lane: adding 1 is cheaper than converting c
         for c in 0..classes {
             let z = e.get(c);
             let x = (z - m).exp();
             e.set(c, x);
-            let is_target = y.equals(V::splat(c as f64));
+            let is_target = y.equals(class);
+            class = class + V::one();
             if M::PIXEL {
                 z_y = V::select(is_target, z, z_y);
                 if weighted {
@@ -202,7 +204,7 @@ pub unsafe fn run<V: Vector, M: Mode, B: Bank<V>>(
                 }
             }
             e_y = V::select(is_target, x, e_y);
-            others = others + V::select(is_target, V::zero(), x);
+            others = V::select(is_target, others, others + x);
         }
         let softmax = Softmax::new(m - z_y, e_y, others);
         let mut slope = V::zero();
@@ -239,11 +241,13 @@ pub unsafe fn run<V: Vector, M: Mode, B: Bank<V>>(
         }
         if M::REDUCE && M::REGION {
             let inverse = if whole { softmax.inverse } else { V::select(valid, softmax.inverse, V::zero()) };
+            let mut class = V::zero();
             for c in 0..classes {
                 let p = e.get(c) * inverse;
                 prediction.add(c, p);
-                let is_target = y.equals(V::splat(c as f64));
-                intersection.add(c, V::select(is_target, p, V::zero()));
+                let so_far = intersection.get(c);
+                intersection.set(c, V::select(y.equals(class), so_far + p, so_far));
+                class = class + V::one();
             }
         }
         if M::GRADIENT {
@@ -251,11 +255,12 @@ pub unsafe fn run<V: Vector, M: Mode, B: Bank<V>>(
             let mut base = slope;
             let mut at_target = -(slope * complement);
             if M::REGION {
-                let (mut q_y, mut rest) = (V::zero(), V::zero());
+                let (mut q_y, mut rest, mut class) = (V::zero(), V::zero(), V::zero());
                 for c in 0..classes {
                     let p = e.get(c) * softmax.inverse;
                     e.set(c, p);
-                    let is_target = y.equals(V::splat(c as f64));
+                    let is_target = y.equals(class);
+                    class = class + V::one();
                     q_y = V::select(is_target, one_of(&params.region_target, c), q_y);
                     rest = V::select(is_target, rest, p.mul_add(one_of(&params.region, c), rest));
                 }
@@ -271,10 +276,12 @@ pub unsafe fn run<V: Vector, M: Mode, B: Bank<V>>(
             } else {
                 V::zero()
             };
+            let mut class = V::zero();
             for c in 0..classes {
                 let value = e.get(c); // p_c with a region term, e_c without
                 let off_target = if M::REGION { value * (base + one_of(&params.region, c)) } else { value * base };
-                let mut g = V::select(y.equals(V::splat(c as f64)), at_target, off_target);
+                let mut g = V::select(y.equals(class), at_target, off_target);
+                class = class + V::one();
                 if M::PIXEL && smoothing != 0.0 {
                     let p = if M::REGION { value } else { value * softmax.inverse };
                     let w = if weighted { one_of(&params.weight, c) } else { V::one() };

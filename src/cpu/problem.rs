@@ -304,5 +304,5 @@ impl<'a> Problem<'a> {
 }
 
 fn run<T: Element, M: Mode>(set: InstructionSet, job: Job<'_, T>, scratch: &mut Scratch<T>) -> LaneSums {
-    T::dispatch(set, Run { job, scratch, mode: PhantomData::<M> })
+    T::dispatch(set, Run { job, instruction_set: set, scratch, mode: PhantomData::<M> })
 }

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::simd::{Element, Vector};
+use super::simd::{Element, InstructionSet, Vector, Work};
 use crate::tensor::{DType, View};
 
 /// A type in which logits are stored.
@@ -60,32 +60,64 @@ macro_rules! by_dtype {
     };
 }
 
-/// `len` pixels from (sample, pixel) on, all channels, to `to + c * stride + i`.
+/// A run of pixels of one sample, and where it lies in a tile: class c of pixel i at `tile + c * stride + i`.
+#[derive(Clone, Copy)]
+pub struct Run<'a, T> {
+    /// The tensor.
+    pub view: View<'a>,
+    /// Which sample.
+    pub sample: usize,
+    /// The first pixel.
+    pub pixel: usize,
+    /// How many.
+    pub len: usize,
+    /// The first pixel's place in the tile.
+    pub tile: *mut T,
+    /// Elements of the tile from one class to the next.
+    pub stride: usize,
+}
+
+/// All channels of the run into the tile.
 ///
 /// # Safety
-/// The pixels must lie in one sample of the view, and `to` must hold them.
-#[inline(always)]
-pub unsafe fn gather<V: Vector>(
-    view: &View<'_>,
-    sample: usize,
-    pixel: usize,
-    len: usize,
-    to: *mut V::Element,
-    stride: usize,
-) {
-    // SAFETY: the caller's promise, handed on.
-    unsafe { by_dtype!(view, gather_as(view, sample, pixel, len, to, stride)) }
+/// The pixels must lie in the view, and the tile must hold them.
+pub unsafe fn gather<T: Element>(set: InstructionSet, run: Run<'_, T>) {
+    T::dispatch(set, Gather(run));
+}
+
+/// The way back: the tile into the tensor.
+///
+/// # Safety
+/// As for [`gather`]; no other thread may touch these pixels of the view.
+pub unsafe fn scatter<T: Element>(set: InstructionSet, run: Run<'_, T>) {
+    T::dispatch(set, Scatter(run));
+}
+
+struct Gather<'a, T>(Run<'a, T>);
+
+impl<T: Element> Work<T> for Gather<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Vector<Element = T>>(self) {
+        // SAFETY: the promise of the caller of `gather`, the only one to make this.
+        unsafe { by_dtype!(self.0.view, gather_as(self.0)) }
+    }
+}
+
+struct Scatter<'a, T>(Run<'a, T>);
+
+impl<T: Element> Work<T> for Scatter<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Vector<Element = T>>(self) {
+        // SAFETY: the promise of the caller of `scatter`, the only one to make this.
+        unsafe { by_dtype!(self.0.view, scatter_as(self.0)) }
+    }
 }
 
 #[inline(always)]
-unsafe fn gather_as<V: Vector, S: Storage>(
-    view: &View<'_>,
-    sample: usize,
-    pixel: usize,
-    len: usize,
-    to: *mut V::Element,
-    stride: usize,
-) {
+unsafe fn gather_as<V: Vector, S: Storage>(run: Run<'_, V::Element>) {
+    let Run { view, sample, pixel, len, tile: to, stride } = run;
     let [_, channel_stride, pixel_stride] = view.strides;
     // SAFETY: every address is of a pixel of the view or of the tile, by the caller's promise.
     unsafe {
@@ -112,32 +144,9 @@ unsafe fn gather_as<V: Vector, S: Storage>(
     }
 }
 
-/// The way back: `len` pixels from `from + c * stride + i` into the view.
-///
-/// # Safety
-/// As for [`gather`]; no other thread may touch these pixels of the view.
 #[inline(always)]
-pub unsafe fn scatter<V: Vector>(
-    view: &View<'_>,
-    sample: usize,
-    pixel: usize,
-    len: usize,
-    from: *const V::Element,
-    stride: usize,
-) {
-    // SAFETY: the caller's promise, handed on.
-    unsafe { by_dtype!(view, scatter_as(view, sample, pixel, len, from, stride)) }
-}
-
-#[inline(always)]
-unsafe fn scatter_as<V: Vector, S: Storage>(
-    view: &View<'_>,
-    sample: usize,
-    pixel: usize,
-    len: usize,
-    from: *const V::Element,
-    stride: usize,
-) {
+unsafe fn scatter_as<V: Vector, S: Storage>(run: Run<'_, V::Element>) {
+    let Run { view, sample, pixel, len, tile: from, stride } = run;
     let [_, channel_stride, pixel_stride] = view.strides;
     // SAFETY: every address is of a pixel of the view or of the tile, by the caller's promise.
     unsafe {

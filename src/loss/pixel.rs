@@ -31,8 +31,9 @@ impl<R: Real> Softmax<R> {
     pub fn log_sum(&self) -> R {
         let t = self.others + (self.target - R::one());
         let sum = self.target + self.others;
-        // log(1 + t) = log(sum) + (t - (sum - 1)) / sum, where sum = 1 + t was rounded.
-        (t - (sum - R::one())).mul_add(self.inverse, sum.ln())
+        // log(1 + t) = log(sum) + (t - (sum - 1)) / sum, where sum = 1 + t was rounded. The sum lies between 1 and C, or a nan or
+        // an infinity in it makes t - (sum - 1) nan.
+        (t - (sum - R::one())).mul_add(self.inverse, sum.ln_normal())
     }
 
     /// p_y.

@@ -19,12 +19,15 @@ pub trait Real:
     fn min(self, other: Self) -> Self;
     /// The square root.
     fn sqrt(self) -> Self;
-    /// e^self.
+    /// e^self. `self` must not be positive.
     fn exp(self) -> Self;
     /// e^self - 1, exact to rounding near 0. `self` must not be positive.
     fn exp_m1(self) -> Self;
     /// The natural logarithm.
     fn ln(self) -> Self;
+    /// The natural logarithm of a positive number that is neither infinite nor denormal; anything else gives some number or
+    /// nan.
+    fn ln_normal(self) -> Self;
     /// Lane by lane `self == other`.
     fn equals(self, other: Self) -> Self::Mask;
     /// Lane by lane `self > other`; false for nan.
@@ -70,6 +73,9 @@ impl Real for f64 {
         f64::exp_m1(self)
     }
     fn ln(self) -> Self {
+        f64::ln(self)
+    }
+    fn ln_normal(self) -> Self {
         f64::ln(self)
     }
     fn equals(self, other: Self) -> bool {

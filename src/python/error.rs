@@ -13,7 +13,7 @@ impl From<Error> for PyErr {
             Error::Type { .. } => PyTypeError::new_err(error.to_string()),
             Error::Io { path, source } => match source.raw_os_error() {
                 // OSError(errno, text, file) picks the subclass: FileNotFoundError, PermissionError, ...
-                Some(errno) => PyOSError::new_err((errno, os_text(&source), path)),
+                Some(errno) => PyOSError::new_err((errno, os_text(&source), path.into_os_string())),
                 None => PyOSError::new_err(format!("{}: {source}", path.display())),
             },
         }

@@ -5,6 +5,7 @@ mod cuda;
 mod error;
 mod loss;
 mod tensor;
+mod xbd;
 
 use pyo3::prelude::*;
 
@@ -19,4 +20,9 @@ mod _core {
     };
     #[pymodule_export]
     use super::loss::{PyLossSpec, default_threads, folds, loss_backward, loss_forward};
+    #[pymodule_export]
+    use super::xbd::{
+        xbd_count_pixels, xbd_index, xbd_rasterize_label, xbd_read_image, xbd_read_label, xbd_read_sample,
+        xbd_read_target, xbd_synthesize,
+    };
 }

@@ -1,7 +1,7 @@
-"""Where "on CUDA" is in these tests: a GPU if there is one, else CPU tensors that take the whole CUDA path to an emulated driver.
+"""What "on CUDA" is here: a GPU if there is one, else CPU tensors on the whole CUDA path to an emulated driver.
 
-The emulator (tests/cuda/emulator) is compiled here and loaded before anything asks for a driver; nothing in the package knows of it. It
-runs the PTX that NVRTC made. It does not show timing, concurrency between blocks, the memory model of a GPU, or ptxas itself.
+The emulator (tests/cuda/emulator) is compiled here and loaded before anything asks for a driver; nothing in the package
+knows of it. What it shows and what it does not is in tests/cuda/README.md.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def emulator(pytestconfig: pytest.Config) -> Emulator:
 
 @pytest.fixture
 def fresh_device(monkeypatch: pytest.MonkeyPatch, cuda: str, emulator: Emulator) -> int:
-    """An emulated device that no kernel was loaded on, for tests that look at what is loaded, and its kernels' place."""
+    """An emulated device that no kernel was loaded on, for tests that look at what is loaded."""
     number = next(_numbers)
     monkeypatch.setattr(_cuda, "_place", lambda tensor: (number, 0))
     return number
@@ -93,7 +93,7 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="module")
 def cuda(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The device that tests put tensors on: "cuda", or "cpu" with the CUDA path in the place of the CPU's."""
+    """Where tests put tensors: "cuda", or "cpu" with the CUDA path in the place of the CPU's."""
     if not emulated():
         yield "cuda"
         return

@@ -43,7 +43,7 @@ def test_a_wrong_label_is_an_error_when_debugging(cuda: str, monkeypatch: pytest
     ):
         rp.focal_loss(logits, labels)
     assert rp.focal_loss(logits, labels, ignore_index=7).isfinite()
-    with pytest.raises(ValueError, match="weight: got -1.0 for class 2"):
+    with pytest.raises(ValueError, match=r"weight: got -1\.0 for class 2"):
         rp.cross_entropy(logits, labels, weight=torch.tensor([1.0, 1, -1, 1, 1], device=cuda), ignore_index=7)
 
 

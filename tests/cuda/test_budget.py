@@ -1,5 +1,4 @@
-"""What the compiler makes of the kernels, for every architecture, without a GPU: no spills, no local memory, bounded registers, whole
-vectors."""
+"""What the compiler makes of the kernels for every architecture: no local memory, bounded registers, whole vectors."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ _cuda._place = lambda tensor: (0, 0)
 if "PRELOAD" in os.environ and "emulator" in os.environ["PRELOAD"]:
     described, driver = ops._described, ctypes.CDLL(os.environ["PRELOAD"].split(":")[-1])
     def allowing(tensor):
-        driver.emulator_allow(ctypes.c_uint64(tensor.data_ptr()), ctypes.c_uint64(tensor.numel() * tensor.element_size()))
+        driver.emulator_allow(ctypes.c_uint64(tensor.data_ptr()), ctypes.c_uint64(tensor.nbytes))
         return described(tensor)
     ops._described = allowing
 try:

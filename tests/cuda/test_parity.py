@@ -1,4 +1,4 @@
-"""The parity suite of tests/loss on CUDA: the same truth and tolerances, fewer examples, and the kernels' own corners."""
+"""The parity suite of tests/loss on CUDA: the same truth and tolerances, fewer examples, and corners of the kernels."""
 
 from __future__ import annotations
 

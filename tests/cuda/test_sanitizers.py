@@ -1,7 +1,7 @@
-"""The kernels from source under a host compiler's sanitizers, with several orders of warps; and defects planted in the source.
+"""The kernels from source under a host compiler's sanitizers, in several orders of warps; and defects planted in them.
 
-The emulator of the other tests finds races and wild accesses in what NVRTC made; this finds them with tools of other people's making, in
-what was written, with file and line.
+The emulator of the other tests finds races and wild accesses in what NVRTC made; this finds them in what was written,
+with file and line and with tools of other people's making.
 """
 
 from __future__ import annotations

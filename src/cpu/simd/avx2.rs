@@ -61,6 +61,10 @@ impl Real for F32x8 {
         elementary::ln(self)
     }
     #[inline(always)]
+    fn ln_normal(self) -> Self {
+        elementary::ln_normal(self)
+    }
+    #[inline(always)]
     fn equals(self, other: Self) -> __m256 {
         intrinsics!(_mm256_cmp_ps::<_CMP_EQ_OQ>(self.0, other.0))
     }
@@ -81,10 +85,6 @@ fn power_of_two(n: __m256i) -> __m256 {
 }
 
 impl SingleBits for F32x8 {
-    #[inline(always)]
-    fn round(self) -> Self {
-        Self(intrinsics!(_mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0)))
-    }
     #[inline(always)]
     fn scale(self, n: Self) -> Self {
         intrinsics!({

@@ -61,6 +61,10 @@ impl Real for F32x16 {
         elementary::ln(self)
     }
     #[inline(always)]
+    fn ln_normal(self) -> Self {
+        elementary::ln_normal(self)
+    }
+    #[inline(always)]
     fn equals(self, other: Self) -> __mmask16 {
         intrinsics!(_mm512_cmp_ps_mask::<_CMP_EQ_OQ>(self.0, other.0))
     }
@@ -75,10 +79,6 @@ impl Real for F32x16 {
 }
 
 impl SingleBits for F32x16 {
-    #[inline(always)]
-    fn round(self) -> Self {
-        Self(intrinsics!(_mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0)))
-    }
     #[inline(always)]
     fn scale(self, n: Self) -> Self {
         Self(intrinsics!(_mm512_scalef_ps(self.0, n.0)))

@@ -91,7 +91,7 @@ impl Element for f32 {
     #[inline(always)]
     fn dispatch<W: Work<f32>>(set: InstructionSet, work: W) -> W::Output {
         match set {
-            InstructionSet::Portable => work.run::<portable::F32x8>(),
+            InstructionSet::Portable => work.run::<portable::F32x4>(),
             // SAFETY: an `InstructionSet` comes from `available`, which found these instructions on this machine.
             #[cfg(target_arch = "x86_64")]
             InstructionSet::Avx2 => unsafe { with_avx2(work) },

@@ -1,4 +1,4 @@
-//! Plain Rust: eight singles or four doubles in an array, which the compiler turns into whatever registers the target has.
+//! Plain Rust: four singles or doubles in an array, which the compiler turns into whatever registers the target has.
 
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
@@ -6,9 +6,9 @@ use super::elementary::{self, SingleBits};
 use super::{MAX_LANES, Vector};
 use crate::loss::real::Real;
 
-/// Eight singles.
+/// Four singles: one register of SSE or NEON.
 #[derive(Clone, Copy)]
-pub struct F32x8([f32; 8]);
+pub struct F32x4([f32; 4]);
 
 /// Four doubles.
 #[derive(Clone, Copy)]
@@ -23,7 +23,7 @@ macro_rules! fused {
 
 /// The parts of [`Real`] and [`Vector`] that are alike for both.
 macro_rules! lanes {
-    ($name:ident, $element:ty, $lanes:literal, $exp:expr, $exp_m1:expr, $ln:expr) => {
+    ($name:ident, $element:ty, $lanes:literal, $exp:expr, $exp_m1:expr, $ln:expr, $ln_normal:expr) => {
         impl $name {
             #[inline(always)]
             fn zip(self, other: Self, f: impl Fn($element, $element) -> $element) -> Self {
@@ -101,6 +101,10 @@ macro_rules! lanes {
                 $ln(self)
             }
             #[inline(always)]
+            fn ln_normal(self) -> Self {
+                $ln_normal(self)
+            }
+            #[inline(always)]
             fn equals(self, other: Self) -> Self::Mask {
                 std::array::from_fn(|i| self.0[i] == other.0[i])
             }
@@ -148,11 +152,21 @@ macro_rules! lanes {
     };
 }
 
-lanes!(F32x8, f32, 8, elementary::exp, elementary::exp_m1, elementary::ln);
+lanes!(F32x4, f32, 4, elementary::exp, elementary::exp_m1, elementary::ln, elementary::ln_normal);
 // Double precision is there to be exact, not fast: the standard library's functions, lane by lane.
-lanes!(F64x4, f64, 4, |x: F64x4| F64x4(x.0.map(f64::exp)), |x: F64x4| F64x4(x.0.map(f64::exp_m1)), |x: F64x4| F64x4(
-    x.0.map(f64::ln)
-));
+lanes!(F64x4, f64, 4, each_exp, each_exp_m1, each_ln, each_ln);
+
+fn each_exp(x: F64x4) -> F64x4 {
+    F64x4(x.0.map(f64::exp))
+}
+
+fn each_exp_m1(x: F64x4) -> F64x4 {
+    F64x4(x.0.map(f64::exp_m1))
+}
+
+fn each_ln(x: F64x4) -> F64x4 {
+    F64x4(x.0.map(f64::ln))
+}
 
 /// 2^n for an integral n in [-126, 127].
 #[inline(always)]
@@ -160,13 +174,7 @@ fn power_of_two(n: i32) -> f32 {
     f32::from_bits(((n + 127) << 23) as u32)
 }
 
-impl SingleBits for F32x8 {
-    #[inline(always)]
-    fn round(self) -> Self {
-        // Adding 1.5 * 2^23 leaves no room for a fraction; exact for |x| < 2^22, and without a library call.
-        const MAGIC: f32 = 12_582_912.0;
-        Self(self.0.map(|x| (x + MAGIC) - MAGIC))
-    }
+impl SingleBits for F32x4 {
     #[inline(always)]
     fn scale(self, n: Self) -> Self {
         // Two steps, so that each factor is a normal number.

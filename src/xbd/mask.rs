@@ -1,0 +1,70 @@
+//! The mask of a tile's half: the official target where there is one, else the label drawn.
+
+use std::path::{Path, PathBuf};
+
+use ndarray::Array2;
+
+use super::class::{CLASS_NAMES, UnClassified};
+use super::index::TileFiles;
+use super::label::Label;
+use super::parallel::for_each_index;
+use super::png;
+use crate::{Error, Result};
+
+/// Where a mask comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MaskSource {
+    /// A PNG of class indices.
+    Target(PathBuf),
+    /// A label file to be drawn.
+    Label(PathBuf),
+}
+
+impl MaskSource {
+    /// The better source of a half: the target, else the label, else none.
+    pub fn of(files: &TileFiles) -> Option<Self> {
+        let target = files.target.clone().map(Self::Target);
+        target.or_else(|| files.label.clone().map(Self::Label))
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Target(path) | Self::Label(path) => path,
+        }
+    }
+
+    /// The (H, W) mask. `un_classified` is for labels; a target is taken as it is.
+    pub fn read(&self, un_classified: UnClassified, max_pixels: u64) -> Result<Array2<u8>> {
+        match self {
+            Self::Target(path) => png::read_target(path, max_pixels),
+            Self::Label(path) => Ok(Label::read(path)?.rasterize(un_classified)),
+        }
+    }
+}
+
+/// Counts the pixels of each class over masks; ignored pixels count for none.
+///
+/// `done` is called on this thread after each mask; its error, or a file's, ends the count.
+pub fn count_pixels<E: From<Error>>(
+    sources: &[MaskSource],
+    un_classified: UnClassified,
+    max_pixels: u64,
+    mut done: impl FnMut() -> std::result::Result<(), E>,
+) -> std::result::Result<[u64; CLASS_NAMES.len()], E> {
+    let mut total = [0; CLASS_NAMES.len()];
+    let count = |index: usize| {
+        let mut histogram = [0u64; 256];
+        for &value in &sources[index].read(un_classified, max_pixels)? {
+            histogram[usize::from(value)] += 1;
+        }
+        Ok(histogram)
+    };
+    for_each_index(sources.len(), count, |histogram| {
+        for (total, count) in total.iter_mut().zip(histogram) {
+            *total += count;
+        }
+        done()
+    })?;
+    Ok(total)
+}

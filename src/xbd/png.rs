@@ -1,0 +1,240 @@
+//! PNG files: images to RGB, targets to class indices, row by row so that nothing below a crop is decoded; and back.
+
+use std::fs::File;
+use std::io::{BufReader, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use ndarray::{Array2, Array3, ArrayView2, ArrayView3};
+use png::{BitDepth, ColorType, Compression, DecodingError, Filter, Transformations};
+
+use super::class::{CLASS_NAMES, IGNORE_INDEX};
+use super::write::write_whole;
+use crate::{Error, Result};
+
+/// Images of more pixels are refused unless the caller says otherwise: 64 Mpixel, 8,192 x 8,192.
+pub const MAX_PIXELS: u64 = 64 << 20;
+
+/// A rectangle of pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// First row.
+    pub top: usize,
+    /// First column.
+    pub left: usize,
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+}
+
+/// An opened image of which the header has been read and found within the limit.
+pub struct ImageReader {
+    reader: png::Reader<BufReader<File>>,
+    path: PathBuf,
+    height: usize,
+    width: usize,
+}
+
+impl ImageReader {
+    /// Opens an image; one of more than `max_pixels` pixels is an error before anything is allocated.
+    pub fn open(path: &Path, max_pixels: u64) -> Result<Self> {
+        Self::open_as(path, max_pixels, |info| {
+            // Expanding 8-bit RGB would turn the tRNS chunk of xBD's images into an alpha channel, only to drop it.
+            let expand = info.color_type == ColorType::Indexed || (info.bit_depth as u8) < 8;
+            Transformations::STRIP_16 | if expand { Transformations::EXPAND } else { Transformations::IDENTITY }
+        })
+    }
+
+    fn open_as(path: &Path, max_pixels: u64, output: impl Fn(&png::Info<'_>) -> Transformations) -> Result<Self> {
+        let file = File::open(path).map_err(|source| Error::io(path, source))?;
+        let mut decoder = png::Decoder::new(BufReader::with_capacity(1 << 16, file));
+        decoder.set_ignore_text_chunk(true);
+        decoder.set_ignore_iccp_chunk(true);
+        let info = decoder.read_header_info().map_err(|error| decoding(path, error))?;
+        let (height, width) = check_pixels(path, info.height, info.width, max_pixels)?;
+        let output = output(info);
+        decoder.set_transformations(output);
+        let reader = decoder.read_info().map_err(|error| decoding(path, error))?;
+        // The first frame of an animation may be smaller than the image.
+        if reader.info().animation_control.is_some() {
+            return Err(Error::file(path, "an animated PNG, expected a still image"));
+        }
+        Ok(Self { reader, path: path.to_owned(), height, width })
+    }
+
+    /// (height, width) in pixels.
+    pub fn size(&self) -> (usize, usize) {
+        (self.height, self.width)
+    }
+
+    /// The whole image as (H, W, 3) RGB; the file is checked to its end.
+    ///
+    /// Gray becomes three equal channels, a palette its colours, 16 bits the upper 8; alpha and tRNS are dropped.
+    pub fn read(self) -> Result<Array3<u8>> {
+        let window = Window { top: 0, left: 0, height: self.height, width: self.width };
+        self.read_window(window)
+    }
+
+    /// The pixels of `window` as (H, W, 3) RGB; a window that is not inside the image is an error.
+    ///
+    /// Rows below the window are neither read nor checked: damage there goes unseen, and so may damage in the window's last
+    /// IDAT chunk, whose checksum lies behind it. A window that ends at the last row checks the file to its end.
+    pub fn read_window(self, window: Window) -> Result<Array3<u8>> {
+        let (color, _) = self.reader.output_color_type();
+        let channels = color.samples();
+        let fits = |start: usize, length: usize, size| start.checked_add(length).is_some_and(|end| end <= size);
+        if !fits(window.top, window.height, self.height) || !fits(window.left, window.width, self.width) {
+            let expected = format!("one inside {} x {} pixels of {}", self.width, self.height, self.path.display());
+            return Err(Error::value("window", format!("{window:?}"), expected));
+        }
+        let columns = window.left * channels..(window.left + window.width) * channels;
+        let mut pixels = Vec::with_capacity(window.height * window.width * 3);
+        self.for_each_row(window.top, window.height, |row| {
+            let row = &row[columns.clone()];
+            match color {
+                ColorType::Rgb => pixels.extend_from_slice(row),
+                ColorType::Rgba => pixels.extend(row.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]])),
+                ColorType::GrayscaleAlpha => pixels.extend(row.chunks_exact(2).flat_map(|p| [p[0]; 3])),
+                ColorType::Grayscale | ColorType::Indexed => pixels.extend(row.iter().flat_map(|&p| [p; 3])),
+            }
+            Ok(())
+        })?;
+        Ok(Array3::from_shape_vec((window.height, window.width, 3), pixels).expect("every row has been pushed"))
+    }
+
+    /// Calls `take` with `count` rows from row `top` on; the last row of the image is followed by a check of the file's end.
+    fn for_each_row(mut self, top: usize, count: usize, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let path = &self.path;
+        let decoding = |error| decoding(path, error);
+        if self.reader.info().interlaced {
+            let bytes = self.reader.output_buffer_size().ok_or_else(|| decoding(DecodingError::LimitsExceeded))?;
+            let mut frame = vec![0; bytes];
+            let output = self.reader.next_frame(&mut frame).map_err(decoding)?;
+            frame.chunks_exact(output.line_size).skip(top).take(count).try_for_each(take)?;
+        } else {
+            for row in 0..top + count {
+                let got = self.reader.next_row().map_err(decoding)?;
+                let got = got.ok_or_else(|| Error::file(path, "ends before its last row"))?;
+                if row >= top {
+                    take(got.data())?;
+                }
+            }
+        }
+        if top + count == self.height {
+            self.reader.finish().map_err(decoding)?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads an image as (H, W, 3) RGB, see [`ImageReader::read`].
+pub fn read_image(path: &Path, max_pixels: u64) -> Result<Array3<u8>> {
+    ImageReader::open(path, max_pixels)?.read()
+}
+
+/// Reads a target as (H, W) class indices.
+///
+/// Gray: the values. Palette: the indices, not the colours. RGB with three equal channels (re-saved targets): that value.
+/// 1, 2 and 4 bits are not scaled. A value that is no class index, nor [`IGNORE_INDEX`], is an error.
+pub fn read_target(path: &Path, max_pixels: u64) -> Result<Array2<u8>> {
+    let reader = ImageReader::open_as(path, max_pixels, |_| Transformations::IDENTITY)?;
+    let (height, width) = reader.size();
+    let (color, depth) = reader.reader.output_color_type();
+    let channels = color.samples();
+    let mut mask = Vec::with_capacity(height * width);
+    reader.for_each_row(0, height, |row| {
+        let start = mask.len();
+        match (color, depth) {
+            (_, BitDepth::Sixteen) => {
+                let problem = format!("{color:?} with 16 bits, expected a target of at most 8 bits a channel");
+                return Err(Error::file(path, problem));
+            }
+            (ColorType::Grayscale | ColorType::Indexed, _) => unpack(row, depth as usize, width, &mut mask),
+            (ColorType::Rgb | ColorType::Rgba | ColorType::GrayscaleAlpha, _) => {
+                let colors = if color == ColorType::GrayscaleAlpha { 1 } else { 3 };
+                for (x, pixel) in row.chunks_exact(channels).enumerate() {
+                    if pixel[1..colors].iter().any(|&channel| channel != pixel[0]) {
+                        let y = start / width;
+                        let problem = format!(
+                            "pixel ({y}, {x}) is {:?}, expected three equal channels: this is a picture of a target",
+                            &pixel[..colors]
+                        );
+                        return Err(Error::file(path, problem));
+                    }
+                    mask.push(pixel[0]);
+                }
+            }
+        }
+        let wrong = |&v: &u8| usize::from(v) >= CLASS_NAMES.len() && v != IGNORE_INDEX;
+        match mask[start..].iter().position(wrong) {
+            None => Ok(()),
+            Some(x) => {
+                let (y, value) = (start / width, mask[start + x]);
+                Err(Error::file(path, format!("pixel ({y}, {x}) is {value}, expected a class index 0 to 4, or 255")))
+            }
+        }
+    })?;
+    Ok(Array2::from_shape_vec((height, width), mask).expect("every row has been pushed"))
+}
+
+/// Appends a row of `depth`-bit values, the first in the highest bits.
+fn unpack(row: &[u8], depth: usize, width: usize, values: &mut Vec<u8>) {
+    if depth == 8 {
+        return values.extend_from_slice(row);
+    }
+    let in_byte = 8 / depth;
+    let bits = (1u8 << depth) - 1;
+    values.extend((0..width).map(|x| (row[x / in_byte] >> (8 - depth - x % in_byte * depth)) & bits));
+}
+
+/// Writes (H, W, 3) RGB as an 8-bit PNG; the file appears when it is whole.
+pub fn write_image(path: &Path, pixels: ArrayView3<'_, u8>) -> Result<()> {
+    let (height, width, channels) = pixels.dim();
+    assert_eq!(channels, 3, "an RGB image has 3 channels");
+    encode(path, height, width, ColorType::Rgb, &pixels.as_standard_layout().into_owned().into_raw_vec_and_offset().0)
+}
+
+/// Writes (H, W) class indices as an 8-bit gray PNG, as xBD's targets are; the file appears when it is whole.
+pub fn write_target(path: &Path, mask: ArrayView2<'_, u8>) -> Result<()> {
+    let (height, width) = mask.dim();
+    encode(path, height, width, ColorType::Grayscale, &mask.iter().copied().collect::<Vec<_>>())
+}
+
+fn encode(path: &Path, height: usize, width: usize, color: ColorType, pixels: &[u8]) -> Result<()> {
+    let mut bytes = Vec::new();
+    let size = |length: usize| u32::try_from(length).map_err(|_| Error::file(path, "too large for a PNG"));
+    let mut encoder = png::Encoder::new(&mut bytes, size(width)?, size(height)?);
+    encoder.set_color(color);
+    encoder.set_depth(BitDepth::Eight);
+    encoder.set_compression(Compression::Fast);
+    encoder.set_filter(if color == ColorType::Rgb { Filter::Adaptive } else { Filter::NoFilter });
+    let encoded = encoder.write_header().and_then(|mut writer| {
+        writer.write_image_data(pixels)?;
+        writer.finish()
+    });
+    encoded.map_err(|error| Error::file(path, format!("cannot be encoded: {error}")))?;
+    write_whole(path, &bytes)
+}
+
+/// (height, width) where they are within the limit.
+pub(super) fn check_pixels(path: &Path, height: u32, width: u32, max_pixels: u64) -> Result<(usize, usize)> {
+    let pixels = u64::from(height) * u64::from(width);
+    if pixels > max_pixels {
+        let problem = format!("{width} x {height} = {pixels} pixels, more than max_pixels = {max_pixels}");
+        return Err(Error::file(path, problem));
+    }
+    if pixels == 0 {
+        return Err(Error::file(path, format!("{width} x {height} pixels, expected at least 1 x 1")));
+    }
+    Ok((height as usize, width as usize))
+}
+
+fn decoding(path: &Path, error: DecodingError) -> Error {
+    match error {
+        DecodingError::IoError(source) if source.kind() == ErrorKind::UnexpectedEof => {
+            Error::file(path, "not a whole PNG: the file ends too early")
+        }
+        DecodingError::IoError(source) => Error::io(path, source),
+        other => Error::file(path, format!("not a valid PNG: {other}")),
+    }
+}
