@@ -74,6 +74,10 @@ def laid_out(tensor: Tensor, layout: str) -> Tensor:
         wide = torch.full((2 * tensor.shape[0], *tensor.shape[1:]), torch.nan, dtype=tensor.dtype, device=tensor.device)
         wide[::2] = tensor
         return wide[::2]
+    if layout == "storage_offset":
+        # Starts in the middle of a vector.
+        storage = torch.empty(tensor.numel() + 1, dtype=tensor.dtype, device=tensor.device)
+        return storage[1:].view(tensor.shape).copy_(tensor)
     if layout == "permuted":
         return tensor.transpose(0, -1).contiguous().transpose(0, -1)
     return tensor.contiguous()
