@@ -22,6 +22,7 @@ __all__ = [
     "default_threads",
     "folds",
     "loss_backward",
+    "loss_finish",
     "loss_forward",
     "xbd_count_pixels",
     "xbd_index",
@@ -56,6 +57,8 @@ class LossSpec:
         absent: str,
         ignore_index: int,
         reduction: str,
+        target_mode: str,
+        align_corners: bool,
     ) -> LossSpec: ...
     def sums_shape(self, samples: int, classes: int) -> tuple[int, int]: ...
     @property
@@ -83,6 +86,7 @@ def loss_backward(
     gradient: _Tensor,
     threads: int,
 ) -> None: ...
+def loss_finish(spec: LossSpec, sums: _Tensor, dice_weight: list[float] | None) -> float: ...
 def folds(shape: Sequence[int], strides: Sequence[int], leading: int) -> bool: ...
 def cuda_workspace(spec: LossSpec, device: int, input: _Tensor, target: _Tensor, loss: _Tensor) -> int: ...
 def cuda_loss_forward(

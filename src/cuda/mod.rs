@@ -7,8 +7,10 @@ pub mod cache;
 pub mod compile;
 mod device;
 pub mod library;
+mod operands;
 mod problem;
 pub mod variant;
 
 pub use device::{Device, describe};
+pub use operands::{Target, compute_type};
 pub use problem::{Backward, Forward, Problem};

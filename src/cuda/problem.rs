@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::arguments::{FinishArguments, PassArguments, Pointer};
 use super::device::{Device, Kernel};
+use super::operands::{Target, check_operands, compute_type};
 use super::variant::{Source, Variant};
 use crate::loss::spec::{Absent, Average, LossSpec, PixelLoss, Reduction};
-use crate::loss::{Target, check_operands, compute_type, sums};
+use crate::loss::sums;
 use crate::tensor::View;
 use crate::{Error, Result};
 

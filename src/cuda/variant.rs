@@ -1,8 +1,8 @@
 //! Which kernel serves which loss and operands: every variant is compiled by itself, so that no kernel asks at each pixel what the
 //! loss is.
 
+use super::operands::{Target, compute_type};
 use crate::loss::spec::{LossSpec, PixelLoss, ProbabilityOfTarget};
-use crate::loss::{Target, compute_type};
 use crate::tensor::{DType, View};
 
 /// The source of a kernel.
@@ -181,7 +181,8 @@ impl Variant {
     /// The most pixels a thread of this variant takes at a time.
     pub fn max_width(&self) -> u32 {
         let bytes = max_bytes(compute_type(self.input), self.classes as usize, self.label.is_none(), self.smoothing);
-        if self.classes == 0 { 1 } else { (bytes / self.input.size()).max(1) as u32 }
+        let soft_size = if self.label.is_none() { compute_type(self.input).size() } else { 0 };
+        if self.classes == 0 { 1 } else { (bytes / self.input.size().max(soft_size)).max(1) as u32 }
     }
 }
 

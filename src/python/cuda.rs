@@ -2,15 +2,16 @@
 
 use pyo3::prelude::*;
 
-use super::loss::{PyLossSpec, operands};
+use super::loss::PyLossSpec;
 use super::tensor::Tensor;
 use crate::cuda::compile::{Architecture, compile};
 use crate::cuda::variant::{Source, Variant};
-use crate::cuda::{Backward, Device, Forward, Problem, cache, describe, library};
-use crate::loss::{LossSpec, compute_type};
+use crate::cuda::{Backward, Device, Forward, Problem, Target, cache, compute_type, describe, library};
+use crate::loss::LossSpec;
 use crate::tensor::{DType, expect_shape};
 use crate::{Error, Result};
 
+/// The problem, checked with the shapes that the user knows.
 fn problem<'a>(
     spec: &'a PyLossSpec,
     device: usize,
@@ -18,8 +19,21 @@ fn problem<'a>(
     input: &'a Tensor,
     target: &'a Tensor,
 ) -> Result<Problem<'a>> {
-    let (input, target) = operands(&spec.0, input, target)?;
-    Problem::new(&spec.0, input, target, Device::get(device)?, stream)
+    let shape = &input.shape;
+    if !(2..=5).contains(&shape.len()) {
+        let expected = "(N, C, *spatial) with 0 to 3 spatial dimensions";
+        return Err(Error::value("input", format!("shape {shape:?}"), expected));
+    }
+    let target = if target.shape.len() == shape.len() && spec.spec.pixel.is_none() {
+        expect_shape("target", &target.shape, shape, "that of input: one value for each class")?;
+        Target::Soft(target.view("target", "a floating dtype", true)?)
+    } else {
+        let indices: Vec<usize> = [&shape[..1], &shape[2..]].concat();
+        expect_shape("target", &target.shape, &indices, "(N, *spatial) for an input of (N, C, *spatial)")?;
+        Target::Index(target.view("target", "uint8, int16, int32 or int64 class indices", false)?)
+    };
+    let input = input.view("input", "float32, float64, float16 or bfloat16", true)?;
+    Problem::new(&spec.spec, input, target, Device::get(device)?, stream)
 }
 
 /// The address of a weight for each class, in the type of the computation; 0 where there is none.
@@ -55,7 +69,8 @@ pub fn cuda_workspace(
     loss: Tensor,
 ) -> PyResult<usize> {
     py.detach(|| {
-        let pixel_loss = if spec.0.is_scalar() { None } else { Some(loss.view("loss", "a floating dtype", false)?) };
+        let pixel_loss =
+            if spec.spec.is_scalar() { None } else { Some(loss.view("loss", "a floating dtype", false)?) };
         Ok(problem(spec, device, 0, &input, &target)?.workspace(pixel_loss)?)
     })
 }
@@ -77,7 +92,7 @@ pub fn cuda_loss_forward(
 ) -> PyResult<()> {
     py.detach(|| {
         let problem = problem(spec, device, stream, &input, &target)?;
-        let scalar = spec.0.is_scalar();
+        let scalar = spec.spec.is_scalar();
         let real = compute_type(input.dtype("input", "a floating dtype")?);
         let pixel_loss = if scalar { None } else { Some(loss.view("loss", "a floating dtype", false)?) };
         expect_shape("loss", &loss.shape, if scalar { &[] } else { &target.shape }, "that of the result")?;
@@ -85,7 +100,7 @@ pub fn cuda_loss_forward(
         expect_shape("sums", &sums.shape, &[rows, columns], "(rows, columns) of the spec")?;
         let needed = problem.workspace(pixel_loss)?;
         expect_shape("partials", &partials.shape, &[needed], "what cuda_workspace asks for")?;
-        let (weight, dice_weight) = weights(&spec.0, &weight, &dice_weight, &input)?;
+        let (weight, dice_weight) = weights(&spec.spec, &weight, &dice_weight, &input)?;
         let memory = Forward {
             weight,
             dice_weight,
@@ -118,7 +133,7 @@ pub fn cuda_loss_backward(
 ) -> PyResult<()> {
     py.detach(|| {
         let problem = problem(spec, device, stream, &input, &target)?;
-        let scalar = spec.0.is_scalar();
+        let scalar = spec.spec.is_scalar();
         let real = compute_type(input.dtype("input", "a floating dtype")?);
         expect_shape("grad_output", &grad_output.shape, if scalar { &[] } else { &target.shape }, "that of the loss")?;
         if grad_output.dtype("grad_output", "a floating dtype")? != real {
@@ -133,7 +148,7 @@ pub fn cuda_loss_backward(
         expect_shape("sums", &sums.shape, &[rows, columns], "(rows, columns) of the spec")?;
         expect_shape("coefficients", &coefficients.shape, &[problem.coefficients_len()], "rows of the spec")?;
         expect_shape("gradient", &gradient.shape, &input.shape, "that of input")?;
-        let (weight, dice_weight) = weights(&spec.0, &weight, &dice_weight, &input)?;
+        let (weight, dice_weight) = weights(&spec.spec, &weight, &dice_weight, &input)?;
         let memory = Backward {
             weight,
             dice_weight,
@@ -191,8 +206,8 @@ pub fn cuda_compile(
     let label = if target == "soft" { None } else { Some(dtype("target", target)?) };
     let mut variant = match source {
         "finish" => Variant::finish(compute_type(input)),
-        "reduce" => Variant::of(Source::Reduce, &spec.0, input, label, classes),
-        "gradient" => Variant::of(Source::Gradient, &spec.0, input, label, classes),
+        "reduce" => Variant::of(Source::Reduce, &spec.spec, input, label, classes),
+        "gradient" => Variant::of(Source::Gradient, &spec.spec, input, label, classes),
         other => return Err(Error::value("source", other, "reduce, gradient or finish").into()),
     };
     variant.width = variant.max_width();

@@ -1,6 +1,6 @@
 //! What a loss is computed from: logits and target, checked against each other and the spec.
 
-use super::spec::LossSpec;
+use crate::loss::LossSpec;
 use crate::tensor::{DType, View, expect_shape};
 use crate::{Error, Result};
 
