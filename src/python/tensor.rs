@@ -44,6 +44,19 @@ impl Tensor {
         })
     }
 
+    /// The address of a contiguous tensor of that dtype (which may lie on a device: it is not followed here).
+    pub fn contiguous(&self, argument: &'static str, expected: DType) -> Result<u64> {
+        let dtype = self.dtype(argument, expected.name())?;
+        if dtype != expected {
+            return Err(Error::type_(argument, dtype.name(), expected.name()));
+        }
+        let folded = crate::tensor::fold(&self.shape, &self.strides);
+        match folded {
+            Some((length, stride)) if stride == 1 || length == 1 => Ok(self.pointer as u64),
+            _ => Err(Error::value(argument, format!("strides {:?}", self.strides), "a contiguous tensor")),
+        }
+    }
+
     /// The only element of a floating scalar.
     pub fn scalar(&self, argument: &'static str) -> Result<f64> {
         let dtype = self.dtype(argument, "a floating dtype")?;
