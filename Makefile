@@ -45,6 +45,10 @@ bench: setup ## ours against torch and its peers; a table and a CSV in benches/r
 	$(BIN)/pip install --quiet ".[bench]"
 	$(BIN)/python benches/losses.py
 
+.PHONY: bench-loader
+bench-loader: setup ## XBDLoader against DataLoader and torchgeo (where it is installed); a CSV in benches/results
+	$(BIN)/python benches/loader.py
+
 bench-gpu: setup ## ours against torch on the GPU at hand; a CSV in benches/results
 	$(BIN)/python benches/gpu.py
 

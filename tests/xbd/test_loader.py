@@ -452,6 +452,42 @@ def deque_of(loader: XBDLoader) -> None:
         pass
 
 
+def test_lightning(root: Path, tmp_path: Path) -> None:
+    """As the train loader of a Trainer: epoch after epoch, and on from a checkpoint in mid-epoch."""
+    lightning = pytest.importorskip("lightning")
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Conv2d(6, 5, 1)
+            self.seen: list[int] = []
+
+        def training_step(self, batch: tuple[torch.Tensor, ...], index: int) -> torch.Tensor:
+            pre, post, mask = batch
+            self.seen.append(int(mask.long().sum()))
+            if self.global_step == 4:
+                self.trainer.save_checkpoint(tmp_path / "middle.ckpt")
+            return self.layer(torch.cat([pre, post], 1)).square().mean()
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), 0.01)
+
+    def fit(**options: object) -> list[int]:
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        trainer = lightning.Trainer(max_epochs=3, accelerator="cpu", default_root_dir=tmp_path, **quiet)
+        module = Module()
+        trainer.fit(module, make(root, normalize="imagenet"), **options)
+        return module.seen
+
+    loader = make(root)
+    expected = [int(mask.long().sum()) for _ in range(3) for _, _, mask in loader]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning's advice on num_workers and the like
+        assert fit() == expected
+        # The checkpoint was written when the fifth batch had been taken.
+        assert fit(ckpt_path=tmp_path / "middle.ckpt", weights_only=False) == expected[5:]
+
+
 def test_real_tiles(real: Path) -> None:
     loader = make(real, crop=256, augment=AUGMENT, batch_size=5, sampler="best_of_k")
     ((pre, post, mask),) = loader

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import typer
 from rarepixel import xbd
 from rarepixel.weights import _METHODS, class_weights
 from rarepixel.xbd._feed import make_feed
+from rarepixel.xbd.score import score_pairs, score_tiles
 
 application = typer.Typer(no_args_is_help=True, add_completion=False, help="xBD tiles: check, count, draw, pack, show.")
 
@@ -107,38 +109,47 @@ def show(
     un_classified: UnClassifiedOption = "ignore",
 ) -> None:
     """Draw a tile's pre and post image and its mask."""
+    from rarepixel.plot import damage_panel
+
     with _errors("show"):
         found = xbd.index(root).tiles
         chosen = [candidate for candidate in found if candidate.name == tile]
         if not chosen:
             raise ValueError(f"tile: got {tile!r}, expected one of {len(found)} tiles such as {found[0].name!r}")
         path = Path(f"{tile}.png") if output is None else output
-        _draw_tile(chosen[0], un_classified, path)
+        feed = make_feed(chosen[:1], None, False, None, un_classified, xbd.MAX_PIXELS, 0)
+        damage_panel(*feed.read_sample(0, 0), titles=[tile]).savefig(path, dpi=150)
     typer.echo(f"wrote {path}")
 
 
-def _draw_tile(tile: xbd.Tile, un_classified: xbd.UnClassified, path: Path) -> None:
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
+# Registered by rarepixel.commands, beside `xbd`.
+def score(
+    predictions: Annotated[Path, typer.Argument(metavar="PRED", help="Folder of prediction PNGs.")],
+    targets: Annotated[Path, typer.Argument(metavar="TRUTH", help="Folder of target PNGs.")],
+    output: Annotated[Path | None, typer.Option(help="Write the JSON to this file as well.")] = None,
+) -> None:
+    """Print the xView2 score of prediction PNGs against targets, as the official scorer does: JSON.
 
-    feed = make_feed([tile], None, False, None, un_classified, xbd.MAX_PIXELS, 0)
-    pre, post, mask = feed.read_sample(0, 0)
-    colors = np.full((256, 3), 255, dtype=np.uint8)
-    colors[: len(xbd.CLASS_COLORS)] = xbd.CLASS_COLORS
-    figure = Figure(figsize=(12, 4.6), layout="constrained")
-    panels = {"before": pre.transpose(1, 2, 0), "after": post.transpose(1, 2, 0), "mask": colors[mask]}
-    for axes, (title, picture) in zip(figure.subplots(1, 3), panels.items(), strict=True):
-        axes.imshow(picture)
-        axes.set_title(title)
-        axes.set_axis_off()
-    names = [*xbd.CLASS_NAMES, "ignored"]
-    swatches = np.array([*xbd.CLASS_COLORS, (255, 255, 255)]) / 255
-    handles = [
-        Patch(facecolor=color, edgecolor="gray", label=name) for name, color in zip(names, swatches, strict=True)
-    ]
-    figure.legend(handles=handles, ncols=len(names), loc="outside lower center")
-    figure.suptitle(f"{tile.split}/{tile.name}")
-    figure.savefig(path, dpi=150)
+    Either the challenge's names (test_damage_00000_prediction.png and test_localization_00000_prediction.png, targets
+    ..._target.png), or xBD's own targets (<tile>_post_disaster_target.png, with the pre target for localization where
+    it is there) and predictions of the same names.
+    """
+    with _errors("score", prefix="rarepixel"):
+        pairs = score_pairs(predictions, targets)
+        with _progress("scoring", lambda: len(pairs)) as done:
+            result = score_tiles(pairs, progress=done)
+        names = ("no_damage", "minor_damage", "major_damage", "destroyed")
+        text = json.dumps(
+            {
+                "score": result.score,
+                "damage_f1": result.damage_f1,
+                "localization_f1": result.localization_f1,
+                **{f"damage_f1_{name}": f1 for name, f1 in zip(names, result.class_f1, strict=True)},
+            }
+        )
+        if output is not None:
+            output.write_text(text)
+    typer.echo(text)
 
 
 def _draw_mix(counts: dict[str, np.typing.NDArray[np.int64]], path: Path) -> None:
@@ -179,15 +190,15 @@ def _progress(text: str, total: Callable[[], int]) -> Iterator[Progress]:
 
 
 @contextlib.contextmanager
-def _errors(command: str) -> Iterator[None]:
+def _errors(command: str, prefix: str = "rarepixel xbd") -> Iterator[None]:
     """What a user can put right is told in one line, without a traceback."""
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo(f"rarepixel xbd {command}: interrupted", err=True)
+        typer.echo(f"{prefix} {command}: interrupted", err=True)
         sys.exit(130)
     except (ValueError, OSError) as error:
-        typer.echo(f"rarepixel xbd {command}: {error}", err=True)
+        typer.echo(f"{prefix} {command}: {error}", err=True)
         sys.exit(2)
 
 

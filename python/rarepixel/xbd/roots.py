@@ -21,8 +21,8 @@ def check(
     """Reads everything of a root once, to say what is wrong with it before a training does.
 
     Every image is decoded to its end, every label parsed, every target read, and their sizes are compared; a label of
-    the other half, or a building that reaches more than an image's size beyond its image, is a problem too. A pack is read with all its
-    checksums.
+    the other half, or a building that reaches more than an image's size beyond its image, is a problem too. A pack is
+    read with all its checksums.
 
     Args:
         root, splits: as for :func:`rarepixel.xbd.index`, whose problems are among those returned.
