@@ -353,10 +353,9 @@ class _Slot:
     """The memory of one batch, which goes back to the pool when the last array over it is gone."""
 
     def __init__(self, pool: deque[npt.NDArray[np.uint8]], size: int) -> None:
-        try:
-            self._memory = pool.pop()
-        except IndexError:
-            self._memory = np.empty(size, dtype=np.uint8)
+        memory = pool.pop() if pool else None
+        # Whole tiles may have another size than in an earlier pass.
+        self._memory = memory if memory is not None and memory.size == size else np.empty(size, dtype=np.uint8)
         self._pool = pool
         self.__array_interface__ = self._memory.__array_interface__
 
