@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-rust test-python lint format bench setup clean
+.PHONY: demo test test-rust test-python lint format bench bench-rust setup clean
 
 demo: setup ## synthesise tiles and train a small Siamese damage model on them
 	$(BIN)/rarepixel demo
@@ -32,9 +32,16 @@ format: setup
 	$(BIN)/ruff format python tests benches
 	$(BIN)/ruff check --fix python tests benches
 
-bench: setup ## ours against torch and its peers; a table and a CSV in benches/results
-	$(BIN)/pip install --quiet ".[bench]"
-	$(BIN)/python benches/losses.py
+bench: setup $(VENV)/.peers ## ours against torch and its peers: a table, a CSV and a picture in benches/results
+	$(BIN)/python benches/losses.py --picture benches/results/losses.png
+
+bench-rust: ## the Rust core alone, by instruction set and dtype
+	cargo bench --bench core
+
+# The libraries that `make bench` compares with.
+$(VENV)/.peers: $(VENV)/.requirements
+	$(BIN)/pip install --quiet --editable ".[bench]"
+	touch $@
 
 setup: $(VENV)/.extension
 
