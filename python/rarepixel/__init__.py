@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from . import functional, losses, ops, reference
     from .functional import cross_entropy, dice_focal_loss, dice_loss, focal_loss
     from .losses import CrossEntropyLoss, DiceFocalLoss, DiceLoss, FocalLoss
+    from .multi_scale import MultiScaleLoss, Stage, multi_scale_loss
 
 __version__: str = build_info()["version"]
 
@@ -25,6 +26,8 @@ __all__ = [
     "DiceFocalLoss",
     "DiceLoss",
     "FocalLoss",
+    "MultiScaleLoss",
+    "Stage",
     "__version__",
     "build_info",
     "class_weights",
@@ -34,6 +37,7 @@ __all__ = [
     "focal_loss",
     "functional",
     "losses",
+    "multi_scale_loss",
     "numpy",
     "ops",
     "reference",
@@ -43,6 +47,7 @@ __all__ = [
 # Where the names live that need torch.
 _LAZY = {
     **dict.fromkeys(["cross_entropy", "dice_focal_loss", "dice_loss", "focal_loss"], "functional"),
+    **dict.fromkeys(["MultiScaleLoss", "Stage", "multi_scale_loss"], "multi_scale"),
     **dict.fromkeys(["CrossEntropyLoss", "DiceFocalLoss", "DiceLoss", "FocalLoss"], "losses"),
 }
 _LAZY_MODULES = {"functional", "losses", "ops", "reference"}

@@ -14,6 +14,7 @@ __all__ = [
     "default_threads",
     "folds",
     "loss_backward",
+    "loss_finish",
     "loss_forward",
     "xbd_count_pixels",
     "xbd_index",
@@ -48,6 +49,8 @@ class LossSpec:
         absent: str,
         ignore_index: int,
         reduction: str,
+        target_mode: str,
+        align_corners: bool,
     ) -> LossSpec: ...
     def sums_shape(self, samples: int, classes: int) -> tuple[int, int]: ...
     @property
@@ -75,6 +78,7 @@ def loss_backward(
     gradient: _Tensor,
     threads: int,
 ) -> None: ...
+def loss_finish(spec: LossSpec, sums: _Tensor, dice_weight: list[float] | None) -> float: ...
 def folds(shape: Sequence[int], strides: Sequence[int], leading: int) -> bool: ...
 def default_threads() -> int: ...
 

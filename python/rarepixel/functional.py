@@ -13,6 +13,11 @@ Alike in all of them:
 - A logit of -inf is a probability of 0: the loss is inf where it is the target's, as in torch. +inf or nan at a valid
   pixel gives nan.
 - A label outside [0, C) raises ValueError with the label and its position.
+- ``upsample=True`` takes the loss of logits that are smaller than the target, (N, C, h, w) under (N, H, W), as if they
+  went through ``F.interpolate(mode="bilinear", align_corners=align_corners)`` first. The full-size map never exists.
+- ``sync=True`` (or a process group) adds up the sums of all ranks of ``torch.distributed`` between the two passes: loss
+  and, under DistributedDataParallel, gradients are those of one process on the whole batch. Not with
+  ``reduction="none"`` or ``per_sample``, and not under ``torch.compile``.
 - Wrong shapes, dtypes, devices or options raise ValueError or TypeError naming the argument, the value and what was
   expected.
 """
@@ -24,7 +29,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from . import options
-from .ops import loss
+from .ops import Sync, loss
 
 __all__ = ["cross_entropy", "dice_focal_loss", "dice_loss", "focal_loss"]
 
@@ -36,6 +41,10 @@ def cross_entropy(
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
+    *,
+    upsample: bool = False,
+    align_corners: bool = False,
+    sync: Sync = False,
 ) -> Tensor:
     """Weighted cross entropy of class-index targets: ``torch.nn.functional.cross_entropy`` in one pass over the logits.
 
@@ -66,7 +75,8 @@ def cross_entropy(
 
     Source: ``torch.nn.functional.cross_entropy``.
     """
-    return loss(input, target, options.cross_entropy(ignore_index, reduction, label_smoothing), weight)
+    chosen = options.cross_entropy(ignore_index, reduction, label_smoothing)
+    return loss(input, target, options.upsampled(chosen, upsample, align_corners), weight, sync=sync)
 
 
 def focal_loss(
@@ -77,6 +87,10 @@ def focal_loss(
     ignore_index: int = -100,
     reduction: str = "mean",
     pt: str = "softmax",
+    *,
+    upsample: bool = False,
+    align_corners: bool = False,
+    sync: Sync = False,
 ) -> Tensor:
     """Focal loss for classes that exclude each other.
 
@@ -111,7 +125,8 @@ def focal_loss(
     Source: Lin et al., Focal Loss for Dense Object Detection, ICCV 2017.
     """
     chosen = options.focal_loss(gamma, ignore_index, reduction, pt)
-    return loss(input, target, chosen, alpha, weight_names=("alpha", "dice_weight"))
+    chosen = options.upsampled(chosen, upsample, align_corners)
+    return loss(input, target, chosen, alpha, weight_names=("alpha", "dice_weight"), sync=sync)
 
 
 def dice_loss(
@@ -124,6 +139,10 @@ def dice_loss(
     absent: str = "count",
     weight: Tensor | Sequence[float] | None = None,
     ignore_index: int = -100,
+    *,
+    upsample: bool = False,
+    align_corners: bool = False,
+    sync: Sync = False,
 ) -> Tensor:
     """Soft Dice loss.
 
@@ -164,7 +183,8 @@ def dice_loss(
     Source: Milletari et al., V-Net, 3DV 2016 (there with squared sums; here the plain sums of most libraries).
     """
     chosen = options.dice_loss(smooth, average, per_sample, include_background, absent, ignore_index)
-    return loss(input, target, chosen, None, weight, weight_names=("alpha", "weight"))
+    chosen = options.upsampled(chosen, upsample, align_corners)
+    return loss(input, target, chosen, None, weight, weight_names=("alpha", "weight"), sync=sync)
 
 
 def dice_focal_loss(
@@ -183,6 +203,10 @@ def dice_focal_loss(
     dice_weight: Tensor | Sequence[float] | None = None,
     lambda_focal: float = 1.0,
     lambda_dice: float = 1.0,
+    *,
+    upsample: bool = False,
+    align_corners: bool = False,
+    sync: Sync = False,
 ) -> Tensor:
     """Focal + Dice, from one reading of the logits::
 
@@ -221,4 +245,5 @@ def dice_focal_loss(
     focal = options.focal_loss(gamma, ignore_index, reduction, pt)
     dice = options.dice_loss(smooth, average, per_sample, include_background, absent, ignore_index)
     chosen = options.dice_focal_loss(focal, dice, lambda_focal, lambda_dice)
-    return loss(input, target, chosen, alpha, dice_weight, weight_names=("alpha", "dice_weight"))
+    chosen = options.upsampled(chosen, upsample, align_corners)
+    return loss(input, target, chosen, alpha, dice_weight, weight_names=("alpha", "dice_weight"), sync=sync)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from . import functional
+from .ops import Sync
 
 __all__ = ["CrossEntropyLoss", "DiceFocalLoss", "DiceLoss", "FocalLoss"]
 
@@ -16,8 +17,11 @@ __all__ = ["CrossEntropyLoss", "DiceFocalLoss", "DiceLoss", "FocalLoss"]
 class _Loss(nn.Module):
     """Options as attributes, weights as buffers, so that ``.to(device)`` and ``state_dict`` see them."""
 
-    def __init__(self, weights: dict[str, Tensor | Sequence[float] | None], options: dict[str, Any]) -> None:
+    def __init__(
+        self, weights: dict[str, Tensor | Sequence[float] | None], options: dict[str, Any], sizes: dict[str, Any]
+    ) -> None:
         super().__init__()
+        options = {**options, **sizes}
         for name, weight in weights.items():
             if weight is not None and not isinstance(weight, Tensor):
                 try:
@@ -57,10 +61,15 @@ class CrossEntropyLoss(_Loss):
         ignore_index: int = -100,
         reduction: str = "mean",
         label_smoothing: float = 0.0,
+        *,
+        upsample: bool = False,
+        align_corners: bool = False,
+        sync: Sync = False,
     ) -> None:
         super().__init__(
             {"weight": weight},
             {"ignore_index": ignore_index, "reduction": reduction, "label_smoothing": label_smoothing},
+            {"upsample": upsample, "align_corners": align_corners, "sync": sync},
         )
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -85,10 +94,15 @@ class FocalLoss(_Loss):
         ignore_index: int = -100,
         reduction: str = "mean",
         pt: str = "softmax",
+        *,
+        upsample: bool = False,
+        align_corners: bool = False,
+        sync: Sync = False,
     ) -> None:
         super().__init__(
             {"alpha": alpha},
             {"gamma": gamma, "ignore_index": ignore_index, "reduction": reduction, "pt": pt},
+            {"upsample": upsample, "align_corners": align_corners, "sync": sync},
         )
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -115,6 +129,10 @@ class DiceLoss(_Loss):
         absent: str = "count",
         weight: Tensor | Sequence[float] | None = None,
         ignore_index: int = -100,
+        *,
+        upsample: bool = False,
+        align_corners: bool = False,
+        sync: Sync = False,
     ) -> None:
         super().__init__(
             {"weight": weight},
@@ -126,6 +144,7 @@ class DiceLoss(_Loss):
                 "absent": absent,
                 "ignore_index": ignore_index,
             },
+            {"upsample": upsample, "align_corners": align_corners, "sync": sync},
         )
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -158,6 +177,10 @@ class DiceFocalLoss(_Loss):
         dice_weight: Tensor | Sequence[float] | None = None,
         lambda_focal: float = 1.0,
         lambda_dice: float = 1.0,
+        *,
+        upsample: bool = False,
+        align_corners: bool = False,
+        sync: Sync = False,
     ) -> None:
         super().__init__(
             {"alpha": alpha, "dice_weight": dice_weight},
@@ -174,6 +197,7 @@ class DiceFocalLoss(_Loss):
                 "lambda_focal": lambda_focal,
                 "lambda_dice": lambda_dice,
             },
+            {"upsample": upsample, "align_corners": align_corners, "sync": sync},
         )
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:

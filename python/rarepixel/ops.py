@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -73,7 +73,11 @@ def _listed(weight: Tensor | None) -> list[float] | None:
 
 def _outputs(input: Tensor, target: Tensor, options: Options) -> tuple[Tensor, Tensor]:
     """Empty tensors for the loss and the sums."""
-    shape = target.shape if options.reduction == "none" else ()
+    shape: Sequence[int] = ()
+    if options.reduction == "none":
+        # A loss for each pixel of the target, or of the map that the target was resized to.
+        resized = options.target_mode not in ("exact", "upsample_logits")
+        shape = (input.shape[0], *input.shape[2:]) if resized else target.shape
     samples = input.shape[0] if options.per_sample and options.region != "none" else 1
     columns = 3 + (3 * input.shape[1] if options.region != "none" else 0)
     return (
@@ -136,6 +140,44 @@ def _backward(
 
 
 # --- eager ---
+
+# Whether to add up over ranks: False, True for the default group, or a group.
+Sync: TypeAlias = "bool | torch.distributed.ProcessGroup"
+
+
+class _Synchronised(torch.autograd.Function):
+    """The loss of the batches of all ranks: their sums are added up between the two passes.
+
+    The gradient is multiplied by the number of ranks, since DistributedDataParallel divides it by that.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        target: Tensor,
+        weight: list[float] | None,
+        dice_weight: list[float] | None,
+        options: Options,
+        group: torch.distributed.ProcessGroup | None,
+    ) -> Tensor:
+        loss, sums = _forward(input, target, weight, dice_weight, options, None)
+        torch.distributed.all_reduce(sums, group=group)
+        loss.fill_(_core.loss_finish(spec(options), _described(sums), dice_weight))
+        ctx.save_for_backward(input, target)
+        ctx.sums, ctx.ranks = sums, torch.distributed.get_world_size(group)
+        ctx.arguments = (weight, dice_weight, options)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        input, target = ctx.saved_tensors
+        weight, dice_weight, options = ctx.arguments
+        scaled = grad_output * ctx.ranks
+        gradient = _backward(scaled, input, target, weight, dice_weight, ctx.sums, options)
+        if torch.is_grad_enabled():  # create_graph=True
+            gradient = _DifferentiatedOnce.apply(gradient, input)
+        return gradient, None, None, None, None, None
 
 
 class _Loss(torch.autograd.Function):
@@ -322,6 +364,7 @@ def loss(
     weight: Tensor | Sequence[float] | None = None,
     dice_weight: Tensor | Sequence[float] | None = None,
     weight_names: tuple[str, str] = ("weight", "dice_weight"),
+    sync: Sync = False,
 ) -> Tensor:
     """The loss that `options` describe, through autograd; `weight_names` are the weights' names in the user's call."""
     for argument, value in (("input", input), ("target", target)):
@@ -335,6 +378,8 @@ def loss(
         )
     weight = _as_weight(weight_names[0], weight, input)
     dice_weight = _as_weight(weight_names[1], dice_weight, input)
+    if sync is not False:
+        return _synchronised(input, target, options, weight, dice_weight, sync)
     if input.device.type not in ("cpu", "meta"):
         _warn_once(input.device.type)
         return _plain(input, target, weight, dice_weight, options)
@@ -349,6 +394,27 @@ def loss(
         result = _Loss.apply(input, target, *weights, options)
         return result
     return _forward(input, target, *weights, options, None)[0]
+
+
+def _synchronised(
+    input: Tensor,
+    target: Tensor,
+    options: Options,
+    weight: Tensor | None,
+    dice_weight: Tensor | None,
+    sync: Sync,
+) -> Tensor:
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        raise ValueError("sync: got a request to add up over ranks, expected torch.distributed to be initialised")
+    if options.reduction == "none" or options.per_sample:
+        name, value = ("reduction", '"none"') if options.reduction == "none" else ("per_sample", "True")
+        raise ValueError(f"{name}: got {value} with sync, expected a loss whose sums can be added up over ranks")
+    if not _is_plain(input) or input.device.type != "cpu":
+        raise ValueError("sync: works on plain CPU tensors in eager mode; torch.compile cannot trace it")
+    input, target = _prepared(input, target)
+    group = None if sync is True else sync
+    result: Tensor = _Synchronised.apply(input, target, _listed(weight), _listed(dice_weight), options, group)
+    return result
 
 
 @cache
@@ -366,10 +432,12 @@ def _plain(
     from . import reference
 
     spec(options)  # the same checks of the options
+    input, target = reference.matched(input, target, options.target_mode, options.align_corners, options.ignore_index)
+    valid = target.sum(1) > 0 if options.target_mode == "area" else None
     total = input.new_zeros((), dtype=_compute_dtype(input))
     if options.pixel == "cross_entropy":
         total = total + options.lambda_pixel * reference.cross_entropy(
-            input, target, weight, options.ignore_index, options.reduction, options.label_smoothing
+            input, target, weight, options.ignore_index, options.reduction, options.label_smoothing, valid
         )
     elif options.pixel == "focal":
         total = total + options.lambda_pixel * reference.focal_loss(
@@ -386,5 +454,6 @@ def _plain(
             options.absent,
             dice_weight,
             options.ignore_index,
+            valid,
         )
     return total

@@ -25,6 +25,8 @@ class Options(NamedTuple):
     absent: str = "count"
     ignore_index: int = -100
     reduction: str = "mean"
+    target_mode: str = "exact"
+    align_corners: bool = False
 
 
 @lru_cache(maxsize=256)
@@ -80,3 +82,8 @@ def dice_focal_loss(focal: Options, dice: Options, lambda_focal: float, lambda_d
         include_background=dice.include_background,
         absent=dice.absent,
     )
+
+
+def upsampled(chosen: Options, upsample: bool, align_corners: bool) -> Options:
+    """The options, for logits that are brought to the size of the target if `upsample` says so."""
+    return chosen._replace(target_mode="upsample_logits", align_corners=align_corners) if upsample else chosen

@@ -10,7 +10,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["cross_entropy", "dice_focal_loss", "dice_loss", "focal_loss"]
+__all__ = ["cross_entropy", "dice_focal_loss", "dice_loss", "focal_loss", "matched"]
+
+
+def matched(
+    input: Tensor, target: Tensor, target_mode: str, align_corners: bool = False, ignore_index: int = -100
+) -> tuple[Tensor, Tensor]:
+    """Logits (N, C, h, w) and a target (N, H, W) brought to one size: see :func:`rarepixel.multi_scale_loss`.
+
+    "nearest" and "majority" give labels of the size of the logits, "area" shares of classes (0 for all where a window
+    has no valid pixel), "upsample_logits" logits of the size of the target.
+    """
+    if target_mode == "exact":
+        return input, target
+    if target_mode == "upsample_logits":
+        full = target.shape[1:]
+        return F.interpolate(_in_full(input), full, mode="bilinear", align_corners=align_corners), target
+    size = (input.shape[2], input.shape[3])
+    if target_mode == "nearest":
+        # Exact in float64 up to 2^53.
+        return input, F.interpolate(target.double()[:, None], size, mode="nearest-exact")[:, 0].long()
+    valid = target != ignore_index
+    labels = torch.where(valid, target, 0).long()
+    one_hot = F.one_hot(labels, input.shape[1]).movedim(-1, 1).double() * valid[:, None]
+    share = F.adaptive_avg_pool2d(one_hot, size)
+    total = share.sum(1, keepdim=True)
+    if target_mode == "area":
+        return input, share / torch.where(total == 0, 1.0, total)
+    # Ties: the class with fewer pixels in the batch, then the higher index. Shares are exact only to rounding.
+    rarity = torch.argsort(torch.argsort(-one_hot.sum((0, 2, 3)), stable=True))
+    most = share >= share.amax(1, keepdim=True) * (1 - 1e-9)
+    winner = torch.where(most, rarity[None, :, None, None], -1).argmax(1)
+    return input, torch.where(total[:, 0] == 0, ignore_index, winner)
 
 
 def _valid_only(input: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -37,11 +68,27 @@ def cross_entropy(
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
+    valid: Tensor | None = None,
 ) -> Tensor:
-    """Weighted cross entropy: see :func:`rarepixel.cross_entropy`."""
+    """Weighted cross entropy: see :func:`rarepixel.cross_entropy`.
+
+    Also of shares of classes, (N, C, *spatial), over the pixels that are `valid`, as ``target_mode="area"`` has it.
+    """
+    weight = torch.ones(input.shape[1]) if weight is None else weight
+    weight = weight.to(_in_full(input))
+    if target.ndim == input.ndim:
+        shares = target.to(weight)
+        if valid is None:
+            valid = torch.ones_like(shares[:, 0], dtype=torch.bool)
+        logits = torch.where(valid.unsqueeze(1), _in_full(input), 0.0)
+        losses = F.cross_entropy(logits, shares, weight, reduction="none", label_smoothing=label_smoothing)
+        losses = torch.where(valid, losses, 0.0)
+        return (
+            losses
+            if reduction == "none"
+            else _divided(losses.sum(), valid.sum() if reduction == "mean" else weight.new_ones(()))
+        )
     logits, labels, valid = _valid_only(_in_full(input), target, ignore_index)
-    weight = torch.ones(logits.shape[1]) if weight is None else weight
-    weight = weight.to(logits)
     losses = F.cross_entropy(logits, labels, weight, reduction="none", label_smoothing=label_smoothing)
     losses = torch.where(valid, losses, 0.0)
     if reduction == "none":
@@ -91,12 +138,15 @@ def dice_loss(
     absent: str = "count",
     weight: Tensor | None = None,
     ignore_index: int = -100,
+    valid: Tensor | None = None,
 ) -> Tensor:
-    """Dice loss: see :func:`rarepixel.dice_loss`."""
+    """Dice loss: see :func:`rarepixel.dice_loss`. Of shares of classes, only over the pixels that are `valid`."""
     input = _in_full(input)
     classes = input.shape[1]
     if target.ndim == input.ndim:
-        p, y = input.softmax(1), target.to(input.dtype)
+        everywhere = torch.ones_like(target[:, :1], dtype=torch.bool)
+        valid = everywhere if valid is None else valid.unsqueeze(1)
+        p, y = torch.where(valid, input, 0.0).softmax(1) * valid, target.to(input.dtype) * valid
     else:
         logits, labels, valid = _valid_only(input, target, ignore_index)
         p = logits.softmax(1) * valid.unsqueeze(1)

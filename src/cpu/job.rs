@@ -2,7 +2,7 @@
 //! that stays in the cache.
 
 use super::kernel::{self, LaneSums, Mode, Params, Tile};
-use super::labels::{self, Label, with_labels};
+use super::labels::{self, with_labels};
 use super::simd::{Element, InstructionSet, MAX_LANES, Vector, Work};
 use super::transfer::{self, gather, scatter};
 use crate::tensor::{DType, View};
@@ -19,8 +19,9 @@ const SMALL_IMAGE: usize = 64;
 pub enum Target<'a> {
     /// Class indices, (N, pixels).
     Index(View<'a>),
-    /// A share for each class, (N, C, pixels), in the type of the computation.
-    Soft(View<'a>),
+    /// A share for each class, (N, C, pixels), in the type of the computation; and where not every pixel is valid, labels whose
+    /// ignored ones say which is not.
+    Soft(View<'a>, Option<View<'a>>),
 }
 
 /// The pixels `from..to`, counted through all samples, of one loss.
@@ -51,7 +52,7 @@ impl<T> Job<'_, T> {
     pub fn joined(self) -> Self {
         let target = match self.target {
             Target::Index(view) => Target::Index(view.joined()),
-            Target::Soft(view) => Target::Soft(view.joined()),
+            Target::Soft(view, valid) => Target::Soft(view.joined(), valid.map(View::joined)),
         };
         let joined = Self {
             input: self.input.joined(),
@@ -61,8 +62,11 @@ impl<T> Job<'_, T> {
             incoming: self.incoming.map(View::joined),
             ..self
         };
-        let (Target::Index(target) | Target::Soft(target)) = target;
-        let optional = [joined.gradient, joined.loss, joined.incoming];
+        let (target, valid) = match target {
+            Target::Index(target) => (target, None),
+            Target::Soft(target, valid) => (target, valid),
+        };
+        let optional = [joined.gradient, joined.loss, joined.incoming, valid];
         let all = optional.iter().flatten().chain([&joined.input, &target]).all(|view| view.samples == 1);
         if all { joined } else { self }
     }
@@ -97,131 +101,114 @@ impl<T: Element> Scratch<T> {
     }
 }
 
-/// A job and its buffers.
-pub struct Run<'a, 'b, T, M> {
-    /// What to do.
-    pub job: Job<'a, T>,
-    /// For the parts that are compiled by themselves.
-    pub instruction_set: InstructionSet,
-    /// The thread's buffers.
-    pub scratch: &'b mut Scratch<T>,
-    /// Which kernel.
-    pub mode: std::marker::PhantomData<M>,
-}
-
-impl<T: Element, M: Mode> Work<T> for Run<'_, '_, T, M> {
-    type Output = LaneSums;
-
-    #[inline(always)]
-    fn run<V: Vector<Element = T>>(self) -> LaneSums {
-        let Self { job, instruction_set: set, scratch, .. } = self;
-        let classes = job.params.classes;
-        let soft = matches!(job.target, Target::Soft(_));
-        let parts = if !(M::REDUCE && M::REGION) { 0 } else { 2 + usize::from(soft) };
-        let mut sums = LaneSums::new(classes, parts);
-        let mut banks = vec![V::zero(); 3 * classes];
-        let in_place = |view: &View<'_>| view.strides[2] == 1 && view.dtype() == T::DTYPE;
-        let logits_in_place = in_place(&job.input);
-        let soft_in_place = matches!(&job.target, Target::Soft(view) if in_place(view));
-        let gradient_in_place = job.gradient.as_ref().is_some_and(in_place);
-        let some_in_place = logits_in_place || soft_in_place || gradient_in_place;
-        let pixels = job.input.pixels;
-        let tile_size = scratch.tile;
-        let mut position = job.from;
-        while position < job.to {
-            let (sample, pixel) = (position / pixels, position % pixels);
-            let run = (pixels - pixel).min(job.to - position).min(tile_size);
-            // In place where whole registers of pixels lie side by side; else a copy, which may span several small images.
-            let direct = some_in_place && run >= MAX_LANES;
-            let len = if direct {
-                run / MAX_LANES * MAX_LANES
-            } else if pixels < SMALL_IMAGE {
-                tile_size.min(job.to - position)
-            } else {
-                run
-            };
-            let padded = len.next_multiple_of(MAX_LANES);
-            let piece = Pieces { pixels, position, len };
-            // SAFETY: all views were checked to have the shape of `input`, the pixels lie in them, and the buffers hold a tile.
-            unsafe {
-                match job.target {
-                    Target::Index(view) => piece.each(|sample, pixel, offset, len| {
-                        let to = &mut scratch.labels[offset..][..len];
-                        T::dispatch(set, Fill { view, sample, pixel, ignore_index: job.ignore_index, to });
-                    }),
-                    Target::Soft(_) => scratch.labels[..len].fill(T::default()),
-                }
-                // The last register's surplus is ignored.
-                scratch.labels[len..padded].fill(T::from_i32(-1));
-                let operand = |view: &View<'_>, in_place: bool, buffer: &mut Vec<T>| {
-                    if direct && in_place {
-                        return (view.at::<T>(sample, 0, pixel).cast_const(), view.strides[1]);
-                    }
-                    buffer.resize(classes * tile_size, T::default());
-                    let to = buffer.as_mut_ptr();
-                    piece.each(|sample, pixel, offset, len| {
-                        gather(
-                            set,
-                            transfer::Run { view: *view, sample, pixel, len, tile: to.add(offset), stride: tile_size },
-                        );
-                    });
-                    for row in buffer.chunks_exact_mut(tile_size) {
-                        row[len..padded].fill(T::default());
-                    }
-                    (to.cast_const(), tile_size as isize)
-                };
-                let (logits, logits_stride) = operand(&job.input, logits_in_place, &mut scratch.logits);
-                let (soft, soft_stride) = match &job.target {
-                    Target::Soft(view) => operand(view, soft_in_place, &mut scratch.soft),
-                    Target::Index(_) => (std::ptr::null(), 0),
-                };
-                if let Some(view) = &job.incoming {
-                    piece.each(|sample, pixel, offset, len| {
-                        let tile = scratch.incoming.as_mut_ptr().add(offset);
-                        gather(set, transfer::Run { view: *view, sample, pixel, len, tile, stride: tile_size });
-                    });
-                    scratch.incoming[len..padded].fill(T::default());
-                }
-                let (gradient, gradient_stride) = match &job.gradient {
-                    Some(view) if direct && gradient_in_place => (view.at::<T>(sample, 0, pixel), view.strides[1]),
-                    Some(_) => {
-                        scratch.gradient.resize(classes * tile_size, T::default());
-                        (scratch.gradient.as_mut_ptr(), tile_size as isize)
-                    }
-                    None => (std::ptr::null_mut(), 0),
-                };
-                let tile = Tile {
-                    len: padded,
-                    logits,
-                    logits_stride,
-                    labels: scratch.labels.as_ptr(),
-                    soft,
-                    soft_stride,
-                    gradient,
-                    gradient_stride,
-                    loss: job.loss.map_or(std::ptr::null_mut(), |_| scratch.loss.as_mut_ptr()),
-                    incoming: job.incoming.map_or(std::ptr::null(), |_| scratch.incoming.as_ptr()),
-                };
-                run_tile::<V, M>(&tile, job.params, &mut sums, &mut banks, !tile.soft.is_null());
-                if let Some(view) = &job.gradient
-                    && !(direct && gradient_in_place)
-                {
-                    piece.each(|sample, pixel, offset, len| {
-                        let tile = gradient.add(offset);
-                        scatter(set, transfer::Run { view: *view, sample, pixel, len, tile, stride: tile_size });
-                    });
-                }
-                if let Some(view) = &job.loss {
-                    piece.each(|sample, pixel, offset, len| {
-                        let tile = scratch.loss.as_mut_ptr().add(offset);
-                        scatter(set, transfer::Run { view: *view, sample, pixel, len, tile, stride: tile_size });
-                    });
-                }
+/// Do the job on kernels of the instruction set.
+pub fn run<T: Element, M: Mode>(set: InstructionSet, job: Job<'_, T>, scratch: &mut Scratch<T>) -> LaneSums {
+    let classes = job.params.classes;
+    let soft = matches!(job.target, Target::Soft(..));
+    let parts = if !(M::REDUCE && M::REGION) { 0 } else { 2 + usize::from(soft) };
+    let mut sums = LaneSums::new(classes, parts);
+    let mut banks = kernel::Banks::new(classes);
+    let in_place = |view: &View<'_>| view.strides[2] == 1 && view.dtype() == T::DTYPE;
+    let logits_in_place = in_place(&job.input);
+    let soft_in_place = matches!(&job.target, Target::Soft(view, _) if in_place(view));
+    let gradient_in_place = job.gradient.as_ref().is_some_and(in_place);
+    let some_in_place = logits_in_place || soft_in_place || gradient_in_place;
+    let pixels = job.input.pixels;
+    let tile_size = scratch.tile;
+    let mut position = job.from;
+    while position < job.to {
+        let (sample, pixel) = (position / pixels, position % pixels);
+        let run = (pixels - pixel).min(job.to - position).min(tile_size);
+        // In place where whole registers of pixels lie side by side; else a copy, which may span several small images.
+        let direct = some_in_place && run >= MAX_LANES;
+        let len = if direct {
+            run / MAX_LANES * MAX_LANES
+        } else if pixels < SMALL_IMAGE {
+            tile_size.min(job.to - position)
+        } else {
+            run
+        };
+        let padded = len.next_multiple_of(MAX_LANES);
+        let piece = Pieces { pixels, position, len };
+        // SAFETY: all views were checked to have the shape of `input`, the pixels lie in them, and the buffers hold a tile.
+        unsafe {
+            match job.target {
+                Target::Index(view) | Target::Soft(_, Some(view)) => piece.each(|sample, pixel, offset, len| {
+                    let to = &mut scratch.labels[offset..][..len];
+                    T::dispatch(set, Fill { view, sample, pixel, ignore_index: job.ignore_index, to });
+                }),
+                Target::Soft(_, None) => scratch.labels[..len].fill(T::default()),
             }
-            position += len;
+            // The last register's surplus is ignored.
+            scratch.labels[len..padded].fill(T::from_i32(-1));
+            let operand = |view: &View<'_>, in_place: bool, buffer: &mut Vec<T>| {
+                if direct && in_place {
+                    return (view.at::<T>(sample, 0, pixel).cast_const(), view.strides[1]);
+                }
+                buffer.resize(classes * tile_size, T::default());
+                let to = buffer.as_mut_ptr();
+                piece.each(|sample, pixel, offset, len| {
+                    gather(
+                        set,
+                        transfer::Run { view: *view, sample, pixel, len, tile: to.add(offset), stride: tile_size },
+                    );
+                });
+                for row in buffer.chunks_exact_mut(tile_size) {
+                    row[len..padded].fill(T::default());
+                }
+                (to.cast_const(), tile_size as isize)
+            };
+            let (logits, logits_stride) = operand(&job.input, logits_in_place, &mut scratch.logits);
+            let (soft, soft_stride) = match &job.target {
+                Target::Soft(view, _) => operand(view, soft_in_place, &mut scratch.soft),
+                Target::Index(_) => (std::ptr::null(), 0),
+            };
+            if let Some(view) = &job.incoming {
+                piece.each(|sample, pixel, offset, len| {
+                    let tile = scratch.incoming.as_mut_ptr().add(offset);
+                    gather(set, transfer::Run { view: *view, sample, pixel, len, tile, stride: tile_size });
+                });
+                scratch.incoming[len..padded].fill(T::default());
+            }
+            let (gradient, gradient_stride) = match &job.gradient {
+                Some(view) if direct && gradient_in_place => (view.at::<T>(sample, 0, pixel), view.strides[1]),
+                Some(_) => {
+                    scratch.gradient.resize(classes * tile_size, T::default());
+                    (scratch.gradient.as_mut_ptr(), tile_size as isize)
+                }
+                None => (std::ptr::null_mut(), 0),
+            };
+            let tile = Tile {
+                len: padded,
+                logits,
+                logits_stride,
+                labels: scratch.labels.as_ptr(),
+                soft,
+                soft_stride,
+                gradient,
+                gradient_stride,
+                loss: job.loss.map_or(std::ptr::null_mut(), |_| scratch.loss.as_mut_ptr()),
+                incoming: job.incoming.map_or(std::ptr::null(), |_| scratch.incoming.as_ptr()),
+            };
+            kernel::run::<T, M>(set, &tile, job.params, &mut sums, &mut banks);
+            if let Some(view) = &job.gradient
+                && !(direct && gradient_in_place)
+            {
+                piece.each(|sample, pixel, offset, len| {
+                    let tile = gradient.add(offset);
+                    scatter(set, transfer::Run { view: *view, sample, pixel, len, tile, stride: tile_size });
+                });
+            }
+            if let Some(view) = &job.loss {
+                piece.each(|sample, pixel, offset, len| {
+                    let tile = scratch.loss.as_mut_ptr().add(offset);
+                    scatter(set, transfer::Run { view: *view, sample, pixel, len, tile, stride: tile_size });
+                });
+            }
         }
-        sums
+        position += len;
     }
+    sums
 }
 
 /// The runs of consecutive pixels of one sample that a tile consists of.
@@ -233,7 +220,6 @@ struct Pieces {
 
 impl Pieces {
     /// Call `action(sample, pixel, offset in the tile, length)` for each.
-    #[inline(always)]
     fn each(&self, mut action: impl FnMut(usize, usize, usize, usize)) {
         let mut done = 0;
         while done < self.len {
@@ -242,29 +228,6 @@ impl Pieces {
             let len = (self.pixels - pixel).min(self.len - done);
             action(sample, pixel, done, len);
             done += len;
-        }
-    }
-}
-
-/// # Safety
-/// As for [`kernel::run`].
-#[inline(always)]
-unsafe fn run_tile<V: Vector, M: Mode>(
-    tile: &Tile<V::Element>,
-    params: &Params<V::Element>,
-    sums: &mut LaneSums,
-    banks: &mut [V],
-    soft: bool,
-) {
-    let classes = params.classes;
-    let (e, rest) = banks.split_at_mut(classes);
-    let (intersection, prediction) = rest.split_at_mut(classes);
-    // SAFETY: the caller's promise.
-    unsafe {
-        if soft {
-            kernel::run_soft::<V, M>(tile, params, sums, e);
-        } else {
-            kernel::run::<V, M, _>(tile, params, sums, e, intersection, prediction);
         }
     }
 }
@@ -283,52 +246,9 @@ impl<T: Element> Work<T> for Fill<'_, '_, T> {
     #[inline(always)]
     fn run<V: Vector<Element = T>>(self) {
         let Self { view, sample, pixel, ignore_index, to } = self;
-        // SAFETY: made in `Run::run` alone, for pixels that lie in the view.
+        // SAFETY: made in `run` alone, for pixels that lie in the view.
         unsafe {
             with_labels!(view, |L| labels::fill(view.at::<L>(sample, 0, pixel), view.strides[2], ignore_index, to));
         }
-    }
-}
-
-/// Count the labels of `from..to`, as [`labels::count`] does.
-pub struct Count<'a, 'b> {
-    /// The labels, (N, pixels).
-    pub target: View<'a>,
-    /// The label of ignored pixels.
-    pub ignore_index: i64,
-    /// The first pixel.
-    pub from: usize,
-    /// The one behind the last.
-    pub to: usize,
-    /// One count a class.
-    pub counts: &'b mut [u64],
-}
-
-impl Work<f32> for Count<'_, '_> {
-    /// (pixel, label) of the first label that is no class.
-    type Output = Option<(usize, i64)>;
-
-    #[inline(always)]
-    fn run<V: Vector<Element = f32>>(self) -> Self::Output {
-        let Self { target, ignore_index, from, to, counts } = self;
-        let mut position = from;
-        while position < to {
-            let (sample, pixel) = (position / target.pixels, position % target.pixels);
-            let len = (target.pixels - pixel).min(to - position);
-            let stride = target.strides[2];
-            // SAFETY: the pixels lie in the view.
-            let bad = unsafe {
-                with_labels!(target, |L| {
-                    let from = target.at::<L>(sample, 0, pixel);
-                    labels::count(from, stride, len, ignore_index, counts)
-                        .map(|i| (position + i, from.offset(i as isize * stride).read_unaligned().to_i64()))
-                })
-            };
-            if bad.is_some() {
-                return bad;
-            }
-            position += len;
-        }
-        None
     }
 }

@@ -1,6 +1,8 @@
 //! The loss and its gradient over one tile, a register of pixels at a time: class-index targets.
 
-use super::simd::{MAX_LANES, Vector};
+use std::marker::PhantomData;
+
+use super::simd::{Element, InstructionSet, MAX_LANES, Vector, Work};
 use crate::loss::pixel::{Softmax, pixel_loss};
 use crate::loss::spec::PixelLoss;
 
@@ -74,51 +76,78 @@ pub trait Mode {
     const REGION: bool;
 }
 
-/// Registers for one value a class.
-pub trait Bank<V> {
-    /// The number of classes, where it is known at compile time.
-    const CLASSES: Option<usize>;
-    /// Class `c`.
-    fn get(&self, c: usize) -> V;
-    /// Set class `c`.
-    fn set(&mut self, c: usize, value: V);
-    /// Add to class `c`.
-    #[inline(always)]
-    fn add(&mut self, c: usize, value: V)
-    where
-        V: Vector,
-    {
-        self.set(c, self.get(c) + value);
+/// Buffers for a register of pixels for each class, three times over.
+pub struct Banks<T>(Vec<T>, usize);
+
+impl<T: Element> Banks<T> {
+    /// For `classes` classes, on any instruction set.
+    pub fn new(classes: usize) -> Self {
+        Self(vec![T::default(); 3 * classes * MAX_LANES], classes * MAX_LANES)
     }
 }
 
-impl<V: Copy, const C: usize> Bank<V> for [V; C] {
-    const CLASSES: Option<usize> = Some(C);
+/// One of the buffers: a register for each class. It stays in the first-level cache, which measured as fast as registers.
+struct Bank<'a, T>(&'a mut [T]);
+
+impl<T> Bank<'_, T> {
     #[inline(always)]
-    fn get(&self, c: usize) -> V {
-        self[c]
+    fn get<V: Vector<Element = T>>(&self, c: usize) -> V {
+        debug_assert!((c + 1) * V::LANES <= self.0.len());
+        // SAFETY: a bank holds MAX_LANES elements for each class.
+        unsafe { V::load(self.0.as_ptr().add(c * V::LANES)) }
     }
     #[inline(always)]
-    fn set(&mut self, c: usize, value: V) {
-        self[c] = value;
+    fn set<V: Vector<Element = T>>(&mut self, c: usize, value: V) {
+        debug_assert!((c + 1) * V::LANES <= self.0.len());
+        // SAFETY: as above.
+        unsafe { value.store(self.0.as_mut_ptr().add(c * V::LANES)) }
     }
 }
 
-impl<V: Copy> Bank<V> for &mut [V] {
-    const CLASSES: Option<usize> = None;
-    #[inline(always)]
-    fn get(&self, c: usize) -> V {
-        self[c]
-    }
-    #[inline(always)]
-    fn set(&mut self, c: usize, value: V) {
-        self[c] = value;
-    }
-}
-
-/// The loss, its sums and its gradient over a tile.
+/// The loss, its sums and its gradient over a tile, on the instruction set.
 ///
-/// Per pixel, with m = max z, e_c = exp(z_c - m) and p_c = e_c / sum e:
+/// # Safety
+/// The tile's pointers must be valid for what `M` reads and writes of them, for `tile.len` pixels of `params.classes` classes.
+pub unsafe fn run<T: Element, M: Mode>(
+    set: InstructionSet,
+    tile: &Tile<T>,
+    params: &Params<T>,
+    sums: &mut LaneSums,
+    banks: &mut Banks<T>,
+) {
+    let kernel = Kernel::<T, M> { tile, params, sums, banks, mode: PhantomData };
+    T::dispatch(set, kernel);
+}
+
+struct Kernel<'a, T, M> {
+    tile: &'a Tile<T>,
+    params: &'a Params<T>,
+    sums: &'a mut LaneSums,
+    banks: &'a mut Banks<T>,
+    mode: PhantomData<M>,
+}
+
+impl<T: Element, M: Mode> Work<T> for Kernel<'_, T, M> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector<Element = T>>(self) {
+        let Banks(buffer, length) = self.banks;
+        let (e, rest) = buffer.split_at_mut(*length);
+        let (intersection, prediction) = rest.split_at_mut(*length);
+        // SAFETY: the promise of the caller of `run`, the only one to make this.
+        unsafe {
+            if self.tile.soft.is_null() {
+                let banks = [Bank(e), Bank(intersection), Bank(prediction)];
+                run_hard::<V, M>(self.tile, self.params, self.sums, banks);
+            } else {
+                run_soft::<V, M>(self.tile, self.params, self.sums, Bank(e));
+            }
+        }
+    }
+}
+
+/// Class-index targets. Per pixel, with m = max z, e_c = exp(z_c - m) and p_c = e_c / sum e:
 ///
 /// ```text
 /// dL/dz_c = K (p_c - y_c) + p_c (q_c - sum_j p_j q_j),      K = factor k, q_c = a_c y_c + b_c
@@ -127,17 +156,15 @@ impl<V: Copy> Bank<V> for &mut [V] {
 /// ```
 ///
 /// # Safety
-/// The tile's pointers must be valid for what `M` reads and writes of them, for `tile.len` pixels of `params.classes` classes.
+/// As for [`run`].
 #[inline(always)]
-pub unsafe fn run<V: Vector, M: Mode, B: Bank<V>>(
+unsafe fn run_hard<V: Vector, M: Mode>(
     tile: &Tile<V::Element>,
     params: &Params<V::Element>,
     sums: &mut LaneSums,
-    mut e: B,
-    mut intersection: B,
-    mut prediction: B,
+    [mut e, mut intersection, mut prediction]: [Bank<'_, V::Element>; 3],
 ) {
-    let classes = B::CLASSES.unwrap_or(params.classes);
+    let classes = params.classes;
     let weighted = !params.weight.is_empty();
     let smoothing = match params.pixel {
         Some(PixelLoss::CrossEntropy { label_smoothing }) => label_smoothing / classes as f64,
@@ -192,7 +219,7 @@ pub unsafe fn run<V: Vector, M: Mode, B: Bank<V>>(
         let (mut z_y, mut e_y, mut w_y, mut others) = (V::zero(), V::zero(), V::zero(), V::zero());
         let mut class = V::zero(); // c in every lane: adding 1 is cheaper than converting c
         for c in 0..classes {
-            let z = e.get(c);
+            let z: V = e.get(c);
             let x = (z - m).exp();
             e.set(c, x);
             let is_target = y.equals(class);
@@ -243,9 +270,9 @@ pub unsafe fn run<V: Vector, M: Mode, B: Bank<V>>(
             let inverse = if whole { softmax.inverse } else { V::select(valid, softmax.inverse, V::zero()) };
             let mut class = V::zero();
             for c in 0..classes {
-                let p = e.get(c) * inverse;
-                prediction.add(c, p);
-                let so_far = intersection.get(c);
+                let p = e.get::<V>(c) * inverse;
+                prediction.set(c, prediction.get::<V>(c) + p);
+                let so_far: V = intersection.get(c);
                 intersection.set(c, V::select(y.equals(class), so_far + p, so_far));
                 class = class + V::one();
             }
@@ -257,7 +284,7 @@ pub unsafe fn run<V: Vector, M: Mode, B: Bank<V>>(
             if M::REGION {
                 let (mut q_y, mut rest, mut class) = (V::zero(), V::zero(), V::zero());
                 for c in 0..classes {
-                    let p = e.get(c) * softmax.inverse;
+                    let p = e.get::<V>(c) * softmax.inverse;
                     e.set(c, p);
                     let is_target = y.equals(class);
                     class = class + V::one();
@@ -278,7 +305,7 @@ pub unsafe fn run<V: Vector, M: Mode, B: Bank<V>>(
             };
             let mut class = V::zero();
             for c in 0..classes {
-                let value = e.get(c); // p_c with a region term, e_c without
+                let value: V = e.get(c); // p_c with a region term, e_c without
                 let off_target = if M::REGION { value * (base + one_of(&params.region, c)) } else { value * base };
                 let mut g = V::select(y.equals(class), at_target, off_target);
                 class = class + V::one();
@@ -298,17 +325,19 @@ pub unsafe fn run<V: Vector, M: Mode, B: Bank<V>>(
         loss_sum.add_to(&mut sums.loss);
         if M::REGION {
             for c in 0..classes {
-                intersection.get(c).add_to(&mut sums.classes[c]);
-                prediction.get(c).add_to(&mut sums.classes[classes + c]);
+                intersection.get::<V>(c).add_to(&mut sums.classes[c]);
+                prediction.get::<V>(c).add_to(&mut sums.classes[classes + c]);
             }
         }
     }
 }
 
-/// The same for Dice with a soft target t of (C, len), which may be any numbers: I = sum p t, T = sum t.
+/// The same with a soft target t of (C, len), which may be any numbers: I = sum p t, T = sum t. Focal has no soft form.
 ///
 /// ```text
-/// dL/dz_c = p_c (q_c - sum_j p_j q_j),   q_c = a_c t_c + b_c
+/// Dice:           dL/dz_c = p_c (q_c - sum_j p_j q_j),   q_c = a_c t_c + b_c
+/// cross entropy:  L = sum_c v_c (m - z_c + log sum e),   v_c = w_c ((1 - e) t_c + e / C)
+///                 dL/dz_c = factor (p_c sum_j v_j - v_c)
 /// ```
 ///
 /// q is shifted so that it is 0 for the most probable class: what is left is small where p is almost 1, without cancellation.
@@ -316,51 +345,95 @@ pub unsafe fn run<V: Vector, M: Mode, B: Bank<V>>(
 /// # Safety
 /// As for [`run`].
 #[inline(always)]
-pub unsafe fn run_soft<V: Vector, M: Mode>(
+unsafe fn run_soft<V: Vector, M: Mode>(
     tile: &Tile<V::Element>,
     params: &Params<V::Element>,
     sums: &mut LaneSums,
-    e: &mut [V],
+    mut e: Bank<'_, V::Element>,
 ) {
     let classes = params.classes;
+    let label_smoothing = match params.pixel {
+        Some(PixelLoss::CrossEntropy { label_smoothing }) => label_smoothing,
+        _ => 0.0,
+    };
     // SAFETY: always i + LANES <= len and c < classes, so the tile holds the address.
     let logit = |c: usize, i: usize| unsafe { V::load(tile.logits.offset(c as isize * tile.logits_stride).add(i)) };
     // SAFETY: as above.
     let target = |c: usize, i: usize| unsafe { V::load(tile.soft.offset(c as isize * tile.soft_stride).add(i)) };
+    let weighted = |c: usize, t: V| {
+        let t = t.mul_add(V::splat(1.0 - label_smoothing), V::splat(label_smoothing / classes as f64));
+        if params.weight.is_empty() { t } else { t * V::splat_element(params.weight[c]) }
+    };
     for i in (0..tile.len).step_by(V::LANES) {
         // SAFETY: as above.
         let valid = unsafe { V::load(tile.labels.add(i)) }.greater(V::splat(-0.5));
         let mut m = V::splat(f64::NEG_INFINITY);
         for c in 0..classes {
-            m = m.max(logit(c, i));
+            // What stands at an ignored pixel, or behind the last one, must not matter.
+            let z = V::select(valid, logit(c, i), V::zero());
+            e.set(c, z);
+            m = m.max(z);
         }
-        let (mut sum, mut origin) = (V::zero(), V::zero());
-        for (c, slot) in e.iter_mut().enumerate() {
-            let z = logit(c, i);
-            *slot = (z - m).exp();
-            sum = sum + *slot;
-            if M::GRADIENT {
+        let (mut sum, mut origin, mut cross, mut mass) = (V::zero(), V::zero(), V::zero(), V::zero());
+        for c in 0..classes {
+            let z: V = e.get(c);
+            let x = (z - m).exp();
+            e.set(c, x);
+            sum = sum + x;
+            if M::GRADIENT && M::REGION {
                 origin = V::select(z.equals(m), soft_slope(params, c, target(c, i)), origin);
             }
-        }
-        // Padding behind the last pixel has zero logits and targets, and must not count as predictions.
-        let inverse = V::select(valid, V::one() / sum, V::zero());
-        let mut mean = V::zero();
-        for (c, slot) in e.iter_mut().enumerate() {
-            let (p, t) = (*slot * inverse, target(c, i));
-            *slot = p;
-            if M::REDUCE {
-                (p * t).add_to(&mut sums.classes[c]);
-                p.add_to(&mut sums.classes[classes + c]);
-                t.add_to(&mut sums.classes[2 * classes + c]);
+            if M::PIXEL {
+                let v = weighted(c, target(c, i));
+                mass = mass + v;
+                // No share of an impossible class is no loss: 0 * inf is not asked for.
+                cross = V::select(v.equals(V::zero()), cross, v.mul_add(m - z, cross));
             }
-            if M::GRADIENT {
-                mean = p.mul_add(soft_slope(params, c, t) - origin, mean);
+        }
+        let inverse = V::select(valid, V::one() / sum, V::zero());
+        let mut slope = V::zero();
+        if M::PIXEL {
+            let loss = V::select(valid, mass.mul_add(sum.ln_normal(), cross), V::zero());
+            slope = V::select(valid, V::splat(params.factor), V::zero());
+            if !tile.incoming.is_null() {
+                // SAFETY: as above; it is not null.
+                slope = slope * unsafe { V::load(tile.incoming.add(i)) };
+            }
+            if M::REDUCE {
+                loss.add_to(&mut sums.loss);
+                if !tile.loss.is_null() {
+                    // SAFETY: as above; it is not null.
+                    unsafe { loss.store(tile.loss.add(i)) };
+                }
+            }
+        }
+        let mut mean = V::zero();
+        for c in 0..classes {
+            let p = e.get::<V>(c) * inverse;
+            e.set(c, p);
+            if M::REGION {
+                let t = V::select(valid, target(c, i), V::zero());
+                if M::REDUCE {
+                    (p * t).add_to(&mut sums.classes[c]);
+                    p.add_to(&mut sums.classes[classes + c]);
+                    t.add_to(&mut sums.classes[2 * classes + c]);
+                }
+                if M::GRADIENT {
+                    mean = p.mul_add(soft_slope(params, c, t) - origin, mean);
+                }
             }
         }
         if M::GRADIENT {
-            for (c, slot) in e.iter().enumerate() {
-                let g = *slot * (soft_slope(params, c, target(c, i)) - origin - mean);
+            for c in 0..classes {
+                let (p, t) = (e.get::<V>(c), target(c, i));
+                let mut g = V::zero();
+                if M::REGION {
+                    g = p * (soft_slope(params, c, t) - origin - mean);
+                }
+                if M::PIXEL {
+                    g = slope.mul_add(p * mass - weighted(c, t), g);
+                }
+                let g = V::select(valid, g, V::zero());
                 // SAFETY: as above.
                 unsafe { g.store(tile.gradient.offset(c as isize * tile.gradient_stride).add(i)) };
             }

@@ -1,11 +1,12 @@
 //! The two passes over all pixels: reduce and gradient, and both in one where no sum over pixels stands between them.
 
-use std::marker::PhantomData;
-
-use super::job::{Count, Job, Run, Scratch, Target};
+use super::count::count_rows;
+use super::job::{self, Job, Scratch, Target};
 use super::kernel::{LaneSums, Mode, Params};
 use super::pool;
+use super::resize::check_sizes;
 use super::simd::{Element, InstructionSet};
+use super::upsample::{self, Axis, Band};
 use crate::loss::spec::{LossSpec, PixelLoss};
 use crate::loss::sums::{self, Coefficients, LEADING};
 use crate::loss::validate_weight;
@@ -32,6 +33,10 @@ pub struct Problem<'a> {
     dice_weight: Option<&'a [f64]>,
     threads: usize,
     instruction_set: InstructionSet,
+    /// Rows and columns of a small map of logits under a full-size target.
+    upsampled: Option<[Axis; 2]>,
+    /// Pixels of a sample of the target.
+    pixels: usize,
 }
 
 macro_rules! modes {
@@ -55,6 +60,43 @@ modes! {
     PixelAtOnce: true, true, true, false;
 }
 
+/// `$body` with `$mode` as the mode of the pass over the terms of the spec.
+macro_rules! with_mode {
+    ($pass:expr, $spec:expr, |$mode:ident| $body:expr) => {
+        match ($pass, $spec.pixel.is_some(), $spec.region.is_some()) {
+            (Pass::Reduce, true, false) => {
+                type $mode = ReducePixel;
+                $body
+            }
+            (Pass::Reduce, false, true) => {
+                type $mode = ReduceRegion;
+                $body
+            }
+            (Pass::Reduce, true, true) => {
+                type $mode = ReduceBoth;
+                $body
+            }
+            (Pass::Gradient, true, false) => {
+                type $mode = GradientPixel;
+                $body
+            }
+            (Pass::Gradient, false, true) => {
+                type $mode = GradientRegion;
+                $body
+            }
+            (Pass::Gradient, true, true) => {
+                type $mode = GradientBoth;
+                $body
+            }
+            (Pass::AtOnce, true, false) => {
+                type $mode = PixelAtOnce;
+                $body
+            }
+            _ => unreachable!("`validate` asks for a term, `is_one_pass` for no region"),
+        }
+    };
+}
+
 /// What a pass does.
 #[derive(Clone, Copy, PartialEq)]
 enum Pass {
@@ -67,7 +109,7 @@ impl<'a> Problem<'a> {
     /// Check that the parts fit together.
     ///
     /// `input` is (N, C, pixels); `target` is (N, pixels) with class indices, or (N, C, pixels) in the type that the loss is computed
-    /// in, for Dice alone. `threads` is the largest number to use.
+    /// in, for Dice and cross entropy. `threads` is the largest number to use.
     pub fn new(
         spec: &'a LossSpec,
         input: View<'a>,
@@ -76,52 +118,83 @@ impl<'a> Problem<'a> {
         dice_weight: Option<&'a [f64]>,
         threads: usize,
     ) -> Result<Self> {
-        spec.validate()?;
-        if !input.dtype().is_floating() {
-            let floating = "float32, float64, float16 or bfloat16";
-            return Err(Error::type_("input", input.dtype().name(), floating));
+        let (Target::Index(view) | Target::Soft(view, _)) = &target;
+        expect_shape("target", &[view.samples, view.pixels], &[input.samples, input.pixels], "(N, pixels) of input")?;
+        let problem = Self {
+            spec,
+            input,
+            target,
+            weight,
+            dice_weight,
+            threads,
+            instruction_set: InstructionSet::best(),
+            upsampled: None,
+            pixels: input.pixels,
+        };
+        problem.checked()
+    }
+
+    /// The loss of bilinearly upsampled logits: `input` is (N, C, h * w) of the size `small`, `target` (N, H * W) class indices of the
+    /// size `full`.
+    pub fn upsampled(
+        spec: &'a LossSpec,
+        (input, small): (View<'a>, [usize; 2]),
+        (target, full): (View<'a>, [usize; 2]),
+        align_corners: bool,
+        weight: Option<&'a [f64]>,
+        dice_weight: Option<&'a [f64]>,
+        threads: usize,
+    ) -> Result<Self> {
+        expect_shape("target", &[target.samples], &[input.samples], "the samples of input")?;
+        check_sizes(full, small)?;
+        let axis = |i: usize| Axis::new(small[i], full[i], align_corners);
+        let problem = Self {
+            spec,
+            input,
+            target: Target::Index(target),
+            weight,
+            dice_weight,
+            threads,
+            instruction_set: InstructionSet::best(),
+            upsampled: (!full.contains(&0)).then(|| [axis(0), axis(1)]),
+            pixels: target.pixels,
+        };
+        problem.checked()
+    }
+
+    fn checked(self) -> Result<Self> {
+        self.spec.validate()?;
+        let dtype = self.input.dtype();
+        if !dtype.is_floating() {
+            return Err(Error::type_("input", dtype.name(), "float32, float64, float16 or bfloat16"));
         }
-        if input.channels == 0 {
+        let classes = self.input.channels;
+        if classes == 0 {
             return Err(Error::value("input", "0 classes", "at least 1 class in dimension 1"));
         }
-        let shape = [input.samples, input.channels, input.pixels];
-        match &target {
-            Target::Index(view) => {
-                if view.dtype().is_floating() {
-                    return Err(Error::type_(
-                        "target",
-                        view.dtype().name(),
-                        "uint8, int16, int32 or int64 class indices",
-                    ));
-                }
-                expect_shape("target", &[view.samples, view.pixels], &[shape[0], shape[2]], "(N, pixels) of input")?;
+        match &self.target {
+            Target::Index(view) if view.dtype().is_floating() => {
+                return Err(Error::type_("target", view.dtype().name(), "uint8, int16, int32 or int64 class indices"));
             }
-            Target::Soft(view) => {
-                if spec.pixel.is_some() {
-                    return Err(Error::value(
-                        "target",
-                        "one value for each class",
-                        "class indices: only Dice takes one-hot or soft targets",
-                    ));
-                }
-                let expected = compute_type(input.dtype());
-                if view.dtype() != expected {
-                    return Err(Error::type_("target", view.dtype().name(), expected.name()));
-                }
-                let got = [view.samples, view.channels, view.pixels];
-                expect_shape("target", &got, &shape, "(N, C, pixels) of input")?;
+            Target::Soft(..) if matches!(self.spec.pixel, Some((PixelLoss::Focal { .. }, _))) => {
+                let expected = "class indices: the focal loss takes no shares of classes";
+                return Err(Error::value("target", "one value for each class", expected));
             }
+            Target::Soft(view, _) if view.dtype() != compute_type(dtype) => {
+                return Err(Error::type_("target", view.dtype().name(), compute_type(dtype).name()));
+            }
+            Target::Soft(view, _) => expect_shape("target", &[view.channels], &[classes], "the classes of input")?,
+            Target::Index(_) => {}
         }
-        if let Some(weight) = weight {
-            let name = if matches!(spec.pixel, Some((PixelLoss::Focal { .. }, _))) { "alpha" } else { "weight" };
-            validate_weight(name, weight, input.channels)?;
+        if let Some(weight) = self.weight {
+            let name = if matches!(self.spec.pixel, Some((PixelLoss::Focal { .. }, _))) { "alpha" } else { "weight" };
+            validate_weight(name, weight, classes)?;
         }
-        if let Some(weight) = dice_weight {
-            let name = if spec.pixel.is_some() { "dice_weight" } else { "weight" };
-            validate_weight(name, weight, input.channels)?;
+        if let Some(weight) = self.dice_weight {
+            let name = if self.spec.pixel.is_some() { "dice_weight" } else { "weight" };
+            validate_weight(name, weight, classes)?;
         }
-        let instruction_set = InstructionSet::best();
-        Ok(Self { spec, input, target, weight, dice_weight, threads, instruction_set })
+        Ok(self)
     }
 
     /// The same on another instruction set, for tests and benches.
@@ -137,6 +210,11 @@ impl<'a> Problem<'a> {
     pub fn sums_shape(&self) -> (usize, usize) {
         let rows = if self.spec.per_sample() { self.input.samples } else { 1 };
         (rows, sums::row_length(self.spec, self.classes()))
+    }
+
+    /// The shape of a loss for each pixel: (samples, pixels).
+    pub fn loss_shape(&self) -> [usize; 2] {
+        [self.input.samples, self.pixels]
     }
 
     /// First pass: the sums (see [`sums`]), and the loss of each pixel where `loss` is given (`reduction = "none"`).
@@ -162,7 +240,7 @@ impl<'a> Problem<'a> {
 
     /// Whether [`Problem::reduce_with_gradient`] serves this loss.
     pub fn is_one_pass(&self) -> bool {
-        self.spec.region.is_none() && self.spec.is_scalar()
+        self.spec.region.is_none() && self.spec.is_scalar() && self.upsampled.is_none()
     }
 
     /// Both passes in one, for an incoming gradient of 1: the denominators of pixel losses depend on the target alone.
@@ -184,7 +262,7 @@ impl<'a> Problem<'a> {
     /// How the pixels are cut: (jobs, jobs a row, pixels a row, pixels a job).
     fn cut(&self) -> (usize, usize, usize, usize) {
         let (rows, _) = self.sums_shape();
-        let row_pixels = self.input.samples * self.input.pixels / rows.max(1);
+        let row_pixels = self.input.samples * self.pixels / rows.max(1);
         let job = (JOB_ELEMENTS / self.classes()).max(MIN_JOB);
         let jobs_a_row = row_pixels.div_ceil(job);
         (rows * jobs_a_row, jobs_a_row, row_pixels, job)
@@ -197,9 +275,7 @@ impl<'a> Problem<'a> {
         work: impl Fn(&mut S, usize, usize, usize) -> R + Sync,
     ) -> impl Iterator<Item = (usize, R)> {
         let (jobs, jobs_a_row, row_pixels, job_pixels) = self.cut();
-        let elements = self.input.samples * self.input.pixels * self.classes();
-        let threads = if elements < SERIAL_ELEMENTS { 1 } else { self.threads };
-        let results = pool::run(threads, jobs, scratch, |scratch, job| {
+        let results = pool::run(self.threads(), jobs, scratch, |scratch, job| {
             let (row, index) = (job / jobs_a_row, job % jobs_a_row);
             let from = row * row_pixels + index * job_pixels;
             let to = (from + job_pixels).min((row + 1) * row_pixels);
@@ -208,32 +284,25 @@ impl<'a> Problem<'a> {
         results.into_iter().enumerate().map(move |(job, result)| (job / jobs_a_row, result))
     }
 
-    /// How many pixels of each class each row has, or the error for the first label that is no class. Soft targets have none.
+    /// Threads that the work is worth.
+    fn threads(&self) -> usize {
+        let elements = self.input.samples * self.pixels * self.classes();
+        if elements < SERIAL_ELEMENTS { 1 } else { self.threads }
+    }
+
+    /// How many pixels of each class each row has, or the error for the first label that is no class. With a soft target, how
+    /// many are valid.
     fn count(&self) -> Result<Vec<u64>> {
-        let Target::Index(target) = self.target else { return Ok(Vec::new()) };
-        let classes = self.classes();
-        let mut counts = vec![0u64; self.sums_shape().0 * classes];
-        let results = self.each_job(
-            || (),
-            |(), _, from, to| {
-                let mut counts = vec![0u64; classes];
-                let work = Count { target, ignore_index: self.spec.ignore_index, from, to, counts: &mut counts };
-                match f32::dispatch(self.instruction_set, work) {
-                    None => Ok(counts),
-                    Some(bad) => Err(bad),
-                }
-            },
-        );
-        for (row, result) in results {
-            match result {
-                Ok(partial) => counts[row * classes..].iter_mut().zip(partial).for_each(|(sum, n)| *sum += n),
-                Err((position, label)) => {
-                    let position = vec![position / target.pixels, position % target.pixels];
-                    return Err(Error::Label { label, position, classes, ignore_index: self.spec.ignore_index });
-                }
+        let (rows, _) = self.sums_shape();
+        let (target, classes) = match self.target {
+            Target::Index(target) => (target, self.classes()),
+            Target::Soft(_, Some(valid)) => (valid, 1),
+            Target::Soft(_, None) => {
+                return Ok(vec![(self.input.samples * self.pixels / rows.max(1)) as u64; rows]);
             }
-        }
-        Ok(counts)
+        };
+        let ignore_index = self.spec.ignore_index;
+        count_rows(target, rows, classes, ignore_index, self.threads(), self.instruction_set)
     }
 
     /// Rows of sums with what the labels alone decide: weights, valid pixels and T_c.
@@ -241,9 +310,14 @@ impl<'a> Problem<'a> {
         let (rows, columns) = self.sums_shape();
         let classes = self.classes();
         let mut sums = vec![0.0; rows * columns];
-        for (row, counts) in sums.chunks_exact_mut(columns).zip(counts.chunks_exact(classes)) {
-            row[1] = counts.iter().enumerate().map(|(c, &n)| self.weight.map_or(1.0, |w| w[c]) * n as f64).sum();
+        let soft = matches!(self.target, Target::Soft(..));
+        for (row, counts) in sums.chunks_exact_mut(columns).zip(counts.chunks_exact(if soft { 1 } else { classes })) {
             row[2] = counts.iter().sum::<u64>() as f64;
+            if soft {
+                row[1] = row[2]; // torch divides by the number of pixels there
+                continue;
+            }
+            row[1] = counts.iter().enumerate().map(|(c, &n)| self.weight.map_or(1.0, |w| w[c]) * n as f64).sum();
             if self.spec.region.is_some() {
                 row[LEADING + 2 * classes..].iter_mut().zip(counts).for_each(|(sum, &n)| *sum = n as f64);
             }
@@ -278,8 +352,40 @@ impl<'a> Problem<'a> {
     ) {
         // Destinations are cut as the input is: joined if it is.
         let params: Vec<Params<T>> = coefficients.iter().map(|row| self.params(row)).collect();
+        let set = self.instruction_set;
+        if let Some([vertical, horizontal]) = &self.upsampled {
+            let rows = self.input.pixels / horizontal.small();
+            let band_rows = self.band_rows(horizontal.small());
+            let bands = rows.div_ceil(band_rows);
+            let results = pool::run(
+                self.threads(),
+                self.input.samples * bands,
+                || (),
+                |(), job| {
+                    let (sample, start) = (job / bands, job % bands * band_rows);
+                    let Target::Index(target) = self.target else { unreachable!("`upsampled` takes class indices") };
+                    let row = if self.spec.per_sample() { sample } else { 0 };
+                    let band = Band {
+                        input: self.input,
+                        target,
+                        ignore_index: self.spec.ignore_index,
+                        gradient,
+                        loss,
+                        incoming,
+                        params: &params[row],
+                        vertical,
+                        horizontal,
+                        sample,
+                        rows: start..(start + band_rows).min(rows),
+                    };
+                    (row, with_mode!(pass, self.spec, |M| upsample::run::<T, M>(set, band)))
+                },
+            );
+            self.add_up(pass, results.into_iter(), sums);
+            return;
+        }
         let per_sample = self.spec.per_sample();
-        let job = |row: usize, from, to| Job {
+        let make = |row: usize, from, to| Job {
             input: self.input,
             target: self.target,
             ignore_index: self.spec.ignore_index,
@@ -293,20 +399,21 @@ impl<'a> Problem<'a> {
         let results = self.each_job(
             || Scratch::<T>::new(self.classes()),
             |scratch, row, from, to| {
-                let job = if per_sample { job(row, from, to) } else { job(row, from, to).joined() };
-                let set = self.instruction_set;
-                match (pass, self.spec.pixel.is_some(), self.spec.region.is_some()) {
-                    (Pass::Reduce, true, false) => run::<T, ReducePixel>(set, job, scratch),
-                    (Pass::Reduce, false, true) => run::<T, ReduceRegion>(set, job, scratch),
-                    (Pass::Reduce, true, true) => run::<T, ReduceBoth>(set, job, scratch),
-                    (Pass::Gradient, true, false) => run::<T, GradientPixel>(set, job, scratch),
-                    (Pass::Gradient, false, true) => run::<T, GradientRegion>(set, job, scratch),
-                    (Pass::Gradient, true, true) => run::<T, GradientBoth>(set, job, scratch),
-                    (Pass::AtOnce, true, false) => run::<T, PixelAtOnce>(set, job, scratch),
-                    _ => unreachable!("`validate` asks for a term, `is_one_pass` for no region"),
-                }
+                let job = if per_sample { make(row, from, to) } else { make(row, from, to).joined() };
+                with_mode!(pass, self.spec, |M| job::run::<T, M>(set, job, scratch))
             },
         );
+        self.add_up(pass, results, sums);
+    }
+
+    /// Rows of the small map in one band: enough that the rows between bands, which are visited twice, are few.
+    fn band_rows(&self, columns: usize) -> usize {
+        let full_row = self.pixels * columns / self.input.pixels.max(1) * self.classes();
+        (JOB_ELEMENTS / full_row.max(1)).max(8)
+    }
+
+    /// Add the lanes of a reducing pass to the rows they belong to.
+    fn add_up(&self, pass: Pass, results: impl Iterator<Item = (usize, LaneSums)>, sums: &mut [f64]) {
         if pass == Pass::Gradient {
             results.for_each(drop);
             return;
@@ -325,7 +432,7 @@ impl<'a> Problem<'a> {
         let weight = self.weight.map(convert).unwrap_or_default();
         let region_target: Vec<f64> = match self.target {
             Target::Index(_) => row.intersection.iter().zip(&row.prediction).map(|(a, b)| a + b).collect(),
-            Target::Soft(_) => row.intersection.clone(),
+            Target::Soft(..) => row.intersection.clone(),
         };
         Params {
             classes: self.classes(),
@@ -342,8 +449,4 @@ impl<'a> Problem<'a> {
 /// The type that logits of `dtype` are computed in.
 pub fn compute_type(dtype: DType) -> DType {
     if dtype == DType::Float64 { DType::Float64 } else { DType::Float32 }
-}
-
-fn run<T: Element, M: Mode>(set: InstructionSet, job: Job<'_, T>, scratch: &mut Scratch<T>) -> LaneSums {
-    T::dispatch(set, Run { job, instruction_set: set, scratch, mode: PhantomData::<M> })
 }

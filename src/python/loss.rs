@@ -3,10 +3,11 @@
 use pyo3::prelude::*;
 
 use super::tensor::Tensor;
-use crate::cpu::{Problem, Target};
+use crate::cpu::resize::{IGNORED, Resize, TargetMode};
+use crate::cpu::{Problem, Target, compute_type, count_labels};
 use crate::loss::spec::{Absent, Average, DiceTerm, LossSpec, PixelLoss, ProbabilityOfTarget, Reduction};
-use crate::loss::sums::row_length;
-use crate::tensor::expect_shape;
+use crate::loss::sums::{finish, row_length};
+use crate::tensor::{DType, View, expect_shape};
 use crate::{Error, Result};
 
 /// The variant of that name.
@@ -17,9 +18,22 @@ fn choose<T: Copy>(argument: &'static str, name: &str, choices: &[(&str, T)]) ->
     })
 }
 
+/// How a target of another size than the logits is brought together with them.
+#[derive(Clone, Copy)]
+enum Sizes {
+    Equal,
+    Resize(TargetMode),
+    Upsample { align_corners: bool },
+}
+
 /// Which terms a loss has and their options; immutable.
 #[pyclass(frozen, name = "LossSpec", module = "rarepixel._core")]
-pub struct PyLossSpec(LossSpec);
+pub struct PyLossSpec {
+    spec: LossSpec,
+    /// The same for a resized target, which has its own label for ignored pixels.
+    resized: LossSpec,
+    sizes: Sizes,
+}
 
 #[pymethods]
 impl PyLossSpec {
@@ -39,6 +53,8 @@ impl PyLossSpec {
         absent: &str,
         ignore_index: i64,
         reduction: &str,
+        target_mode: &str,
+        align_corners: bool,
     ) -> Result<Self> {
         #[derive(Clone, Copy)]
         enum Kind {
@@ -79,50 +95,164 @@ impl PyLossSpec {
             )?,
         };
         spec.validate()?;
-        Ok(Self(spec))
+        let sizes = choose(
+            "target_mode",
+            target_mode,
+            &[
+                ("exact", Sizes::Equal),
+                ("nearest", Sizes::Resize(TargetMode::Nearest)),
+                ("majority", Sizes::Resize(TargetMode::Majority)),
+                ("area", Sizes::Resize(TargetMode::Area)),
+                ("upsample_logits", Sizes::Upsample { align_corners }),
+            ],
+        )?;
+        if matches!((sizes, kind), (Sizes::Resize(TargetMode::Area), Kind::Focal)) {
+            let expected =
+                "\"nearest\", \"majority\" or \"upsample_logits\": the focal loss takes no shares of classes";
+            return Err(Error::value("target_mode", "\"area\"", expected));
+        }
+        Ok(Self { resized: LossSpec { ignore_index: IGNORED.into(), ..spec.clone() }, spec, sizes })
     }
 
     /// (rows, columns) of the sums of a batch.
     fn sums_shape(&self, samples: usize, classes: usize) -> (usize, usize) {
-        (if self.0.per_sample() { samples } else { 1 }, row_length(&self.0, classes))
+        (if self.spec.per_sample() { samples } else { 1 }, row_length(&self.spec, classes))
     }
 
     /// Whether loss and gradient can be had in one pass.
     #[getter]
     fn one_pass(&self) -> bool {
-        self.0.region.is_none() && self.0.is_scalar()
+        let upsamples = matches!(self.sizes, Sizes::Upsample { .. });
+        self.spec.region.is_none() && self.spec.is_scalar() && !upsamples
     }
 
     fn __repr__(&self) -> String {
-        format!("{:?}", self.0)
+        format!("{:?}", self.spec)
     }
 }
 
-/// The operands, checked with the shapes that the user knows.
-fn problem<'a>(
-    spec: &'a LossSpec,
+/// The tensors of a call.
+struct Operands<'a> {
+    spec: &'a PyLossSpec,
     input: &'a Tensor,
     target: &'a Tensor,
-    weight: &'a Option<Vec<f64>>,
-    dice_weight: &'a Option<Vec<f64>>,
+    weight: Option<&'a [f64]>,
+    dice_weight: Option<&'a [f64]>,
     threads: usize,
-) -> Result<Problem<'a>> {
-    let shape = &input.shape;
-    if !(2..=5).contains(&shape.len()) {
-        let got = format!("shape {shape:?}");
-        return Err(Error::value("input", got, "(N, C, *spatial) with 0 to 3 spatial dimensions"));
+}
+
+const INDEX_DTYPES: &str = "uint8, int16, int32 or int64 class indices";
+
+impl Operands<'_> {
+    /// `work` on the problem that the operands pose, checked with the shapes that the user knows.
+    fn solve<R>(&self, work: impl FnOnce(&Problem<'_>) -> Result<R>) -> Result<R> {
+        let shape = &self.input.shape;
+        if !(2..=5).contains(&shape.len()) {
+            let expected = "(N, C, *spatial) with 0 to 3 spatial dimensions";
+            return Err(Error::value("input", format!("shape {shape:?}"), expected));
+        }
+        let input = self.input.view("input", "float32, float64, float16 or bfloat16", true)?;
+        match self.spec.sizes {
+            Sizes::Equal => work(&self.problem(&self.spec.spec, input, self.target_of_equal_size()?)?),
+            Sizes::Resize(mode) => self.resized(input, mode, work),
+            Sizes::Upsample { align_corners } => {
+                let (small, target, full) = self.images()?;
+                let (input, target) = ((input, small), (target, full));
+                let spec = &self.spec.spec;
+                work(&Problem::upsampled(
+                    spec,
+                    input,
+                    target,
+                    align_corners,
+                    self.weight,
+                    self.dice_weight,
+                    self.threads,
+                )?)
+            }
+        }
     }
-    let indices: Vec<usize> = [&shape[..1], &shape[2..]].concat();
-    let index_dtypes = "uint8, int16, int32 or int64 class indices";
-    let target = if target.shape.len() == shape.len() && spec.pixel.is_none() {
-        expect_shape("target", &target.shape, shape, "that of input: one value for each class")?;
-        Target::Soft(target.view("target", "a floating dtype", true)?)
-    } else {
+
+    fn problem<'a>(&'a self, spec: &'a LossSpec, input: View<'a>, target: Target<'a>) -> Result<Problem<'a>> {
+        Problem::new(spec, input, target, self.weight, self.dice_weight, self.threads)
+    }
+
+    fn target_of_equal_size(&self) -> Result<Target<'_>> {
+        let (shape, target) = (&self.input.shape, self.target);
+        if target.shape.len() == shape.len() && self.spec.spec.pixel.is_none() {
+            expect_shape("target", &target.shape, shape, "that of input: one value for each class")?;
+            return Ok(Target::Soft(target.view("target", "a floating dtype", true)?, None));
+        }
+        let indices: Vec<usize> = [&shape[..1], &shape[2..]].concat();
         expect_shape("target", &target.shape, &indices, "(N, *spatial) for an input of (N, C, *spatial)")?;
-        Target::Index(target.view("target", index_dtypes, false)?)
-    };
-    let input = input.view("input", "float32, float64, float16 or bfloat16", true)?;
-    Problem::new(spec, input, target, weight.as_deref(), dice_weight.as_deref(), threads)
+        Ok(Target::Index(target.view("target", INDEX_DTYPES, false)?))
+    }
+
+    /// Sizes of input and target where they may differ, and the target.
+    fn images(&self) -> Result<([usize; 2], View<'_>, [usize; 2])> {
+        let (&[samples, _, height, width], target) = (&self.input.shape[..], self.target) else {
+            let got = format!("shape {:?}", self.input.shape);
+            return Err(Error::value("input", got, "(N, C, height, width) where target has another size"));
+        };
+        let &[target_samples, full_height, full_width] = &target.shape[..] else {
+            let got = format!("shape {:?}", target.shape);
+            return Err(Error::value(
+                "target",
+                got,
+                "(N, height, width) class indices where its size is not that of input",
+            ));
+        };
+        expect_shape("target", &[target_samples], &[samples], "as many samples as input")?;
+        let view = target.view("target", INDEX_DTYPES, false)?;
+        if view.dtype().is_floating() {
+            return Err(Error::type_("target", view.dtype().name(), INDEX_DTYPES));
+        }
+        let sizes = ([height, width], [full_height, full_width]);
+        crate::cpu::resize::check_sizes(sizes.1, sizes.0)?;
+        Ok((sizes.0, view, sizes.1))
+    }
+
+    /// The problem on a target that is brought to the size of the logits.
+    fn resized<R>(&self, input: View<'_>, mode: TargetMode, work: impl FnOnce(&Problem<'_>) -> Result<R>) -> Result<R> {
+        let (to, target, from) = self.images()?;
+        let weighted = self.spec.spec.pixel.is_some() && self.weight.is_some();
+        // Of equal size, every mode is the label itself. (Weighted cross entropy of shares has another denominator.)
+        if to == from && !(mode == TargetMode::Area && weighted) {
+            return work(&self.problem(&self.spec.spec, input, Target::Index(target))?);
+        }
+        let (classes, ignore_index, threads) = (input.channels, self.spec.spec.ignore_index, self.threads);
+        let counts = count_labels(target, classes, ignore_index, threads)?;
+        let resize = Resize { target, from, to, ignore_index, counts: &counts, threads };
+        let spec = &self.spec.resized;
+        let [height, width] = to;
+        let pixels = height * width;
+        let indices = ([input.samples, pixels], [pixels as isize, 1]);
+        if mode != TargetMode::Area {
+            let mut labels = resize.labels(mode);
+            // SAFETY: the vector has this shape and outlives the problem.
+            let view = unsafe { View::new(labels.as_mut_ptr().cast(), DType::Int32, &indices.0, &indices.1, false) };
+            return work(&self.problem(spec, input, Target::Index(view.expect("contiguous")))?);
+        }
+        let dtype = compute_type(input.dtype());
+        let (mut single, mut double) = (Vec::<f32>::new(), Vec::<f64>::new());
+        let (pointer, mut valid) = if dtype == DType::Float64 {
+            double = resize.shares();
+            (double.as_mut_ptr().cast::<u8>(), resize.valid(&double))
+        } else {
+            single = resize.shares();
+            (single.as_mut_ptr().cast::<u8>(), resize.valid(&single))
+        };
+        let shape = [input.samples, classes, pixels];
+        let strides = [(classes * pixels) as isize, pixels as isize, 1];
+        // SAFETY: the vectors have these shapes and outlive the problem.
+        let (shares, valid) = unsafe {
+            let shares = View::new(pointer, dtype, &shape, &strides, true);
+            (shares, View::new(valid.as_mut_ptr().cast(), DType::Int32, &indices.0, &indices.1, false))
+        };
+        let target = Target::Soft(shares.expect("contiguous"), valid);
+        let result = work(&self.problem(spec, input, target)?);
+        drop((single, double));
+        result
+    }
 }
 
 /// A label's position in the target's own shape, instead of (sample, pixel).
@@ -156,18 +286,21 @@ pub fn loss_forward(
     threads: usize,
 ) -> PyResult<()> {
     py.detach(|| {
-        let problem = problem(&spec.0, &input, &target, &weight, &dice_weight, threads)?;
-        let result = match &gradient {
-            Some(gradient) => problem.reduce_with_gradient(gradient.view("gradient", "a floating dtype", true)?),
-            None if spec.0.is_scalar() => problem.reduce(None),
-            None => problem.reduce(Some(loss.view("loss", "a floating dtype", false)?)),
-        };
-        let result = result.map_err(|error| locate(error, &target.shape))?;
-        if spec.0.is_scalar() {
-            loss.set_scalar(problem.finish(&result));
-        }
-        sums.set_doubles(&result);
-        Ok(())
+        let (weight, dice_weight) = (weight.as_deref(), dice_weight.as_deref());
+        let operands = Operands { spec, input: &input, target: &target, weight, dice_weight, threads };
+        let done = operands.solve(|problem| {
+            let result = match &gradient {
+                Some(gradient) => problem.reduce_with_gradient(gradient.view("gradient", "a floating dtype", true)?),
+                None if spec.spec.is_scalar() => problem.reduce(None),
+                None => problem.reduce(Some(loss.view("loss", "a floating dtype", false)?)),
+            }?;
+            if spec.spec.is_scalar() {
+                loss.set_scalar(problem.finish(&result));
+            }
+            sums.set_doubles(&result);
+            Ok(())
+        });
+        Ok(done.map_err(|error| locate(error, &target.shape))?)
     })
 }
 
@@ -186,17 +319,27 @@ pub fn loss_backward(
     threads: usize,
 ) -> PyResult<()> {
     py.detach(|| {
-        let problem = problem(&spec.0, &input, &target, &weight, &dice_weight, threads)?;
-        let destination = gradient.view("gradient", "a floating dtype", true)?;
-        if spec.0.is_scalar() {
-            problem.gradient(sums.doubles(), grad_output.scalar("grad_output")?, None, destination);
-        } else {
-            expect_shape("grad_output", &grad_output.shape, &target.shape, "that of the loss")?;
-            let incoming = grad_output.view("grad_output", "a floating dtype", false)?;
-            problem.gradient(sums.doubles(), 1.0, Some(incoming), destination);
-        }
-        Ok(())
+        let (weight, dice_weight) = (weight.as_deref(), dice_weight.as_deref());
+        let operands = Operands { spec, input: &input, target: &target, weight, dice_weight, threads };
+        Ok(operands.solve(|problem| {
+            let destination = gradient.view("gradient", "a floating dtype", true)?;
+            if spec.spec.is_scalar() {
+                problem.gradient(sums.doubles(), grad_output.scalar("grad_output")?, None, destination);
+            } else {
+                let incoming = grad_output.view("grad_output", "a floating dtype", false)?;
+                let expected = problem.loss_shape();
+                expect_shape("grad_output", &[incoming.samples, incoming.pixels], &expected, "that of the loss")?;
+                problem.gradient(sums.doubles(), 1.0, Some(incoming), destination);
+            }
+            Ok(())
+        })?)
     })
+}
+
+/// The loss from sums, which may be those of several batches added up.
+#[pyfunction]
+pub fn loss_finish(spec: &PyLossSpec, sums: Tensor, dice_weight: Option<Vec<f64>>) -> f64 {
+    finish(&spec.spec, dice_weight.as_deref(), sums.doubles(), *sums.shape.last().unwrap_or(&1))
 }
 
 /// Whether the dimensions from `leading` on fold into one stride, so that no copy is needed.

@@ -13,7 +13,7 @@ mod _core {
     #[pymodule_export]
     use super::build_info::build_info;
     #[pymodule_export]
-    use super::loss::{PyLossSpec, default_threads, folds, loss_backward, loss_forward};
+    use super::loss::{PyLossSpec, default_threads, folds, loss_backward, loss_finish, loss_forward};
     #[pymodule_export]
     use super::xbd::{
         xbd_count_pixels, xbd_index, xbd_rasterize_label, xbd_read_image, xbd_read_label, xbd_read_sample,

@@ -115,7 +115,7 @@ def compare(
     # A sum of terms of both signs may be small beside its terms, and 1 - p beside 1: the terms set the scale.
     largest = max([1.0, *(w for value in chosen.values() if isinstance(value, list) for w in value)])
     term = max(1.0, true_gradient.abs().max().item() if true_gradient.numel() else 0.0)
-    assert_close("loss", loss, truth, precision.loss_rtol + conditioning, rounding * term, own_loss_error)
+    assert_close("loss", loss, truth, precision.loss_rtol + conditioning, rounding * term * largest, own_loss_error)
     atol = precision.gradient_atol + (1e-15 * largest if precision.dtype == torch.float64 else 1e-30)
     assert_close("gradient", gradient, true_gradient, precision.gradient_rtol + conditioning, atol, own_gradient_error)
 

@@ -61,6 +61,8 @@ pub trait Element: Copy + Send + Sync + Default + 'static {
     fn to_f64(self) -> f64;
     /// From an integer below 2^24 in size, exact.
     fn from_i32(value: i32) -> Self;
+    /// p a + q b.
+    fn combine(p: Self, a: Self, q: Self, b: Self) -> Self;
     /// Do `work` on registers of the instruction set.
     fn dispatch<W: Work<Self>>(set: InstructionSet, work: W) -> W::Output;
 }
@@ -89,6 +91,10 @@ impl Element for f32 {
         value as f32
     }
     #[inline(always)]
+    fn combine(p: Self, a: Self, q: Self, b: Self) -> Self {
+        p * a + q * b
+    }
+    #[inline(always)]
     fn dispatch<W: Work<f32>>(set: InstructionSet, work: W) -> W::Output {
         match set {
             InstructionSet::Portable => work.run::<portable::F32x4>(),
@@ -115,6 +121,10 @@ impl Element for f64 {
     #[inline(always)]
     fn from_i32(value: i32) -> Self {
         f64::from(value)
+    }
+    #[inline(always)]
+    fn combine(p: Self, a: Self, q: Self, b: Self) -> Self {
+        p * a + q * b
     }
     #[inline(always)]
     fn dispatch<W: Work<f64>>(_: InstructionSet, work: W) -> W::Output {

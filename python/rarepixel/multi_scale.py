@@ -1,0 +1,276 @@
+"""Multi-scale supervision: one full-size target for every map that a decoder puts out, without resizing it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor, nn
+
+from . import options
+from .ops import Sync, loss
+from .options import Options
+
+__all__ = ["MultiScaleLoss", "Stage", "multi_scale_loss"]
+
+_TARGET_MODES = ("nearest", "majority", "area", "upsample_logits")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one map of logits is trained with.
+
+    Args:
+        weight: the lambda before the stage's loss.
+        cross_entropy: arguments of :func:`rarepixel.cross_entropy`, or None for no such term.
+        focal: arguments of :func:`rarepixel.focal_loss`, or None. A stage has cross entropy or focal, not both.
+        dice: arguments of :func:`rarepixel.dice_loss`, or None.
+        scale: the map's height and width as a fraction of the target's, checked against the shapes; None for any.
+
+    Each term may also have ``"factor"``, the number before it (default 1). ``ignore_index`` is the whole loss's.
+
+    Raises:
+        ValueError: for no term, two pixel terms, an unknown argument, or numbers out of range.
+
+    Example:
+        >>> import rarepixel as rp
+        >>> stage = rp.Stage(0.6, focal={"gamma": 2.0}, dice={"average": "macro", "factor": 0.5}, scale=0.25)
+        >>> stage == rp.Stage.of({"weight": 0.6, "focal": {"gamma": 2.0}, "scale": 0.25,
+        ...                       "dice": {"average": "macro", "factor": 0.5}})
+        True
+    """
+
+    weight: float = 1.0
+    cross_entropy: Mapping[str, Any] | None = None
+    focal: Mapping[str, Any] | None = None
+    dice: Mapping[str, Any] | None = None
+    scale: float | None = None
+    _options: Options = field(init=False, repr=False, compare=False)
+    _weights: tuple[Any, Any] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.cross_entropy is not None and self.focal is not None:
+            raise ValueError("Stage: got cross_entropy and focal, expected one of them at most")
+        if self.cross_entropy is None and self.focal is None and self.dice is None:
+            raise ValueError("Stage: got no term, expected cross_entropy, focal or dice")
+        if self.scale is not None and not self.scale > 0:
+            raise ValueError(f"scale: got {self.scale}, expected a number above 0")
+        pixel, region = Options(), Options()
+        pixel_weight = region_weight = None
+        if self.cross_entropy is not None:
+            term = _term("cross_entropy", self.cross_entropy, ("weight", "label_smoothing", "reduction"))
+            pixel = options.cross_entropy(-100, term.get("reduction", "mean"), term.get("label_smoothing", 0.0))
+            pixel, pixel_weight = pixel._replace(lambda_pixel=self.weight * term["factor"]), term.get("weight")
+        if self.focal is not None:
+            term = _term("focal", self.focal, ("alpha", "gamma", "pt", "reduction"))
+            pixel = options.focal_loss(
+                term.get("gamma", 2.0), -100, term.get("reduction", "mean"), term.get("pt", "softmax")
+            )
+            pixel, pixel_weight = pixel._replace(lambda_pixel=self.weight * term["factor"]), term.get("alpha")
+        if self.dice is not None:
+            names = ("smooth", "average", "per_sample", "include_background", "absent", "weight")
+            term = _term("dice", self.dice, names)
+            region_weight = term.get("weight")
+            chosen = {name: value for name, value in term.items() if name not in ("weight", "factor")}
+            region = Options(region="dice")._replace(**chosen)
+            pixel = options.dice_focal_loss(pixel, region, pixel.lambda_pixel, self.weight * term["factor"])
+        if pixel.reduction == "none":
+            raise ValueError('reduction: got "none", expected "mean" or "sum": the stages are added up')
+        object.__setattr__(self, "_options", pixel)
+        object.__setattr__(self, "_weights", (pixel_weight, region_weight))
+        options.spec(pixel)  # checks the numbers
+
+    @classmethod
+    def of(cls, config: Stage | Mapping[str, Any]) -> Stage:
+        """The stage itself, or one from a dict (of a YAML file, say) of the constructor's arguments."""
+        if isinstance(config, Stage):
+            return config
+        known = ("weight", "cross_entropy", "focal", "dice", "scale")
+        unknown = sorted(set(config) - set(known))
+        if unknown:
+            raise ValueError(f"stages: got {', '.join(unknown)}, expected some of {', '.join(known)}")
+        return cls(**config)
+
+    def _check_scale(self, index: int, input: Tensor, target: Tensor) -> None:
+        if self.scale is None:
+            return
+        for have, full in zip(input.shape[2:], target.shape[1:], strict=False):
+            if abs(have - full * self.scale) >= 1:
+                got, size = list(input.shape[2:]), list(target.shape[1:])
+                raise ValueError(f"inputs[{index}]: got size {got}, expected {self.scale:g} of the target's {size}")
+
+
+def _term(name: str, arguments: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
+    unknown = sorted(set(arguments) - {*known, "factor"})
+    if unknown:
+        raise ValueError(f"{name}: got {', '.join(unknown)}, expected some of {', '.join((*known, 'factor'))}")
+    return {"factor": 1.0, **arguments}
+
+
+# Deep supervision as in the course: lambda 0.4, 0.6 and 1.
+COURSE = (
+    Stage(0.4, focal={}, scale=1 / 8),
+    Stage(0.6, focal={}, dice={}, scale=1 / 4),
+    Stage(1.0, focal={}, dice={}, scale=1.0),
+)
+
+
+@overload
+def multi_scale_loss(
+    inputs: Sequence[Tensor],
+    target: Tensor,
+    stages: Sequence[Stage | Mapping[str, Any]] = ...,
+    target_mode: str = ...,
+    ignore_index: int = ...,
+    *,
+    align_corners: bool = ...,
+    return_stages: Literal[False] = ...,
+    sync: Sync = ...,
+) -> Tensor: ...
+@overload
+def multi_scale_loss(
+    inputs: Sequence[Tensor],
+    target: Tensor,
+    stages: Sequence[Stage | Mapping[str, Any]] = ...,
+    target_mode: str = ...,
+    ignore_index: int = ...,
+    *,
+    align_corners: bool = ...,
+    return_stages: Literal[True],
+    sync: Sync = ...,
+) -> tuple[Tensor, Tensor]: ...
+def multi_scale_loss(
+    inputs: Sequence[Tensor],
+    target: Tensor,
+    stages: Sequence[Stage | Mapping[str, Any]] = COURSE,
+    target_mode: str = "nearest",
+    ignore_index: int = -100,
+    *,
+    align_corners: bool = False,
+    return_stages: bool = False,
+    sync: Sync = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The sum over a decoder's maps of lambda_i times the loss of map i, against one full-size target::
+
+        L = sum_i lambda_i L_i(input_i, target)
+
+    The sizes are brought together inside the kernel. What a pixel of a smaller map should be says ``target_mode``:
+
+    - ``"nearest"``: the label that ``F.interpolate(mode="nearest-exact")`` picks;
+    - ``"majority"``: the most frequent valid label of the window behind the pixel (that of adaptive pooling), ties to
+      the class with fewer pixels in the batch, then to the higher index: small buildings survive;
+    - ``"area"``: the share of each class among the valid pixels of the window, for Dice and cross entropy (as
+      ``F.cross_entropy`` with probabilities: ``"mean"`` divides by the number of pixels);
+    - ``"upsample_logits"``: the label itself; the loss is that of the logits after
+      ``F.interpolate(mode="bilinear")`` to the target's size.
+
+    A pixel with no valid pixel in its window is ignored.
+
+    Args:
+        inputs: logits, each (N, C, h_i, w_i), of any sizes and dtypes.
+        target: class indices, (N, H, W).
+        stages: a :class:`Stage` (or a dict of its arguments) for each of ``inputs``. Default: scale 1/8 focal 0.4, 1/4
+            focal + Dice 0.6, 1 focal + Dice 1.0.
+        target_mode: as above.
+        ignore_index: label of pixels that do not count.
+        align_corners: of ``"upsample_logits"``, as in ``F.interpolate``.
+        return_stages: also return the terms of the sum, detached, (stages,).
+        sync: as in :mod:`rarepixel.functional`. Ties of ``"majority"`` are broken by each rank's own counts.
+
+    Returns:
+        A scalar; with ``return_stages`` also the terms.
+
+    Raises:
+        ValueError: for a wrong number of maps, sizes that do not fit a stage's scale, an unknown mode, or focal with
+            ``"area"``.
+
+    Example:
+        >>> import torch, rarepixel as rp
+        >>> maps = [torch.randn(2, 5, size, size, requires_grad=True) for size in (8, 16, 64)]
+        >>> target = torch.randint(5, (2, 64, 64), dtype=torch.uint8)
+        >>> total, stages = rp.multi_scale_loss(maps, target, target_mode="majority", return_stages=True)
+        >>> total.backward()
+        >>> stages.shape
+        torch.Size([3])
+
+    Source: Lee et al., Deeply-Supervised Nets, AISTATS 2015; the halving weights: nnU-Net, Isensee et al. 2021.
+    """
+    chosen = [Stage.of(stage) for stage in stages]
+    if len(inputs) != len(chosen):
+        raise ValueError(f"inputs: got {len(inputs)} maps, expected {len(chosen)}, one for each stage")
+    if target_mode not in _TARGET_MODES:
+        raise ValueError(f"target_mode: got {target_mode!r}, expected one of {', '.join(map(repr, _TARGET_MODES))}")
+    terms = []
+    for index, (input, stage) in enumerate(zip(inputs, chosen, strict=True)):
+        stage._check_scale(index, input, target)
+        stage_options = stage._options._replace(
+            target_mode=target_mode, align_corners=align_corners, ignore_index=ignore_index
+        )
+        names = (f"inputs[{index}]: weight", f"inputs[{index}]: dice weight")
+        terms.append(loss(input, target, stage_options, *stage._weights, weight_names=names, sync=sync))
+    total = torch.stack(terms).sum() if len({term.dtype for term in terms}) == 1 else sum(terms, torch.zeros(()))
+    if return_stages:
+        return total, torch.stack([term.detach() for term in terms])
+    return total
+
+
+class MultiScaleLoss(nn.Module):
+    """:func:`rarepixel.multi_scale_loss` as a module; the arguments are its own.
+
+    Example:
+        >>> import torch, rarepixel as rp
+        >>> criterion = rp.MultiScaleLoss.halving(3, dice={"average": "macro"}, focal={})
+        >>> [round(stage.weight, 3) for stage in criterion.stages]
+        [0.667, 0.333, 0.0]
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Stage | Mapping[str, Any]] = COURSE,
+        target_mode: str = "nearest",
+        ignore_index: int = -100,
+        *,
+        align_corners: bool = False,
+        return_stages: bool = False,
+        sync: Sync = False,
+    ) -> None:
+        super().__init__()
+        self.stages = tuple(Stage.of(stage) for stage in stages)
+        self.target_mode = target_mode
+        self.ignore_index = ignore_index
+        self.align_corners = align_corners
+        self.return_stages = return_stages
+        self.sync = sync
+
+    @classmethod
+    def halving(cls, n: int, **arguments: Any) -> MultiScaleLoss:
+        """nnU-Net's scheme for n maps, the largest first: 1, 1/2, 1/4, ..., the last map off, normalised to a sum of 1.
+
+        `arguments` are a :class:`Stage`'s terms (default: focal and Dice) and this class's own arguments.
+        """
+        if n < 1:
+            raise ValueError(f"n: got {n}, expected at least 1")
+        terms = {name: arguments.pop(name) for name in ("cross_entropy", "focal", "dice") if name in arguments}
+        stage = Stage(**(terms or {"focal": {}, "dice": {}}))
+        weights = [2.0**-i for i in range(n)]
+        if n > 1:
+            weights[-1] = 0.0
+        return cls([replace(stage, weight=weight / sum(weights)) for weight in weights], **arguments)
+
+    def forward(self, inputs: Sequence[Tensor], target: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """See :func:`rarepixel.multi_scale_loss`."""
+        return multi_scale_loss(  # type: ignore[no-any-return, call-overload]
+            inputs,
+            target,
+            self.stages,
+            self.target_mode,
+            self.ignore_index,
+            align_corners=self.align_corners,
+            return_stages=self.return_stages,
+            sync=self.sync,
+        )
+
+    def extra_repr(self) -> str:
+        return f"stages={list(self.stages)}, target_mode={self.target_mode!r}, ignore_index={self.ignore_index}"

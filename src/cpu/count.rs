@@ -1,0 +1,94 @@
+//! Counting and checking all labels of a target, on several threads.
+
+use super::labels::{self, Label, with_labels};
+use super::pool;
+use super::simd::{Element, InstructionSet, Vector, Work};
+use crate::tensor::{DType, View};
+use crate::{Error, Result};
+
+/// Labels of one job.
+const JOB: usize = 1 << 16;
+
+/// How many pixels of each class the target has; or the error for the first label that is no class and not ignored.
+pub fn count_labels(target: View<'_>, classes: usize, ignore_index: i64, threads: usize) -> Result<Vec<u64>> {
+    let small = target.samples * target.pixels < JOB;
+    count_rows(target, 1, classes, ignore_index, if small { 1 } else { threads }, InstructionSet::best())
+}
+
+/// How many pixels of each class each of `rows` equal parts of the target has, (rows, classes); or the error for the first label that
+/// is no class and not ignored.
+pub fn count_rows(
+    target: View<'_>,
+    rows: usize,
+    classes: usize,
+    ignore_index: i64,
+    threads: usize,
+    instruction_set: InstructionSet,
+) -> Result<Vec<u64>> {
+    let row_pixels = target.samples * target.pixels / rows.max(1);
+    let jobs = row_pixels.div_ceil(JOB);
+    let results = pool::run(
+        threads,
+        rows * jobs,
+        || (),
+        |(), job| {
+            let (row, from) = (job / jobs, job % jobs * JOB);
+            let (from, to) = (row * row_pixels + from, row * row_pixels + row_pixels.min(from + JOB));
+            let mut counts = vec![0u64; classes];
+            let bad = f32::dispatch(instruction_set, Count { target, ignore_index, from, to, counts: &mut counts });
+            (row, counts, bad)
+        },
+    );
+    let mut counts = vec![0u64; rows * classes];
+    for (row, partial, bad) in results {
+        if let Some((pixel, label)) = bad {
+            let position = vec![pixel / target.pixels, pixel % target.pixels];
+            return Err(Error::Label { label, position, classes, ignore_index });
+        }
+        counts[row * classes..].iter_mut().zip(partial).for_each(|(sum, n)| *sum += n);
+    }
+    Ok(counts)
+}
+
+/// Count the labels of `from..to`, as [`labels::count`] does.
+struct Count<'a, 'b> {
+    /// The labels, (N, pixels).
+    target: View<'a>,
+    /// The label of ignored pixels.
+    ignore_index: i64,
+    /// The first pixel.
+    from: usize,
+    /// The one behind the last.
+    to: usize,
+    /// One count a class.
+    counts: &'b mut [u64],
+}
+
+impl Work<f32> for Count<'_, '_> {
+    /// (pixel, label) of the first label that is no class.
+    type Output = Option<(usize, i64)>;
+
+    #[inline(always)]
+    fn run<V: Vector<Element = f32>>(self) -> Self::Output {
+        let Self { target, ignore_index, from, to, counts } = self;
+        let mut position = from;
+        while position < to {
+            let (sample, pixel) = (position / target.pixels, position % target.pixels);
+            let len = (target.pixels - pixel).min(to - position);
+            let stride = target.strides[2];
+            // SAFETY: the pixels lie in the view.
+            let bad = unsafe {
+                with_labels!(target, |L| {
+                    let from = target.at::<L>(sample, 0, pixel);
+                    labels::count(from, stride, len, ignore_index, counts)
+                        .map(|i| (position + i, from.offset(i as isize * stride).read_unaligned().to_i64()))
+                })
+            };
+            if bad.is_some() {
+                return bad;
+            }
+            position += len;
+        }
+        None
+    }
+}

@@ -1,0 +1,279 @@
+"""Multi-scale supervision against its composition in plain torch; sums over ranks against one process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import rarepixel as rp
+from rarepixel import ops, reference
+from rarepixel.options import Options
+from support import PRECISIONS, Precision, assert_close, gradient_of, laid_out
+
+MODES = ["nearest", "majority", "area", "upsample_logits"]
+ALPHA = [1.0, 2.0, 0.5, 4.0, 3.0]
+
+
+def plain(
+    name: str, input: torch.Tensor, target: torch.Tensor, mode: str, corners: bool, **chosen: Any
+) -> torch.Tensor:
+    """The composition: resize by plain torch, then the loss by plain torch."""
+    input, matched = reference.matched(input, target, mode, corners, chosen["ignore_index"])
+    if mode == "area":
+        chosen["valid"] = matched.sum(1) > 0
+    weights = {key: torch.tensor(chosen[key]) for key in ("weight", "alpha") if key in chosen}
+    loss: torch.Tensor = getattr(reference, name)(input, matched, **{**chosen, **weights})
+    return loss
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("precision", PRECISIONS, ids=str)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_every_mode_equals_the_composition(mode: str, precision: Precision, data: st.DataObject) -> None:
+    full = data.draw(st.tuples(st.integers(1, 70), st.integers(1, 70)))
+    small = data.draw(st.tuples(st.integers(1, full[0]), st.integers(1, full[1])))
+    samples, classes = data.draw(st.integers(1, 3)), data.draw(st.sampled_from([2, 5, 9]))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**31)))
+    logits = torch.randn(samples, classes, *small, generator=generator, dtype=torch.float64) * 3
+    target = torch.randint(classes, (samples, *full), generator=generator)
+    target[torch.rand(target.shape, generator=generator) < data.draw(st.sampled_from([0.0, 0.2, 0.95]))] = 255
+    name = data.draw(st.sampled_from(["cross_entropy", "dice_loss"] + ["focal_loss"] * (mode != "area")))
+    chosen: dict[str, Any] = {"ignore_index": 255}
+    if name == "dice_loss":
+        chosen |= {"average": data.draw(st.sampled_from(["micro", "macro"])), "per_sample": data.draw(st.booleans())}
+    else:
+        chosen["reduction"] = data.draw(st.sampled_from(["mean", "sum", "none"]))
+        if data.draw(st.booleans()):
+            chosen["weight" if name == "cross_entropy" else "alpha"] = [0.5 + c for c in range(classes)]
+    if name == "cross_entropy":
+        chosen["label_smoothing"] = data.draw(st.sampled_from([0.0, 0.1]))
+    corners = data.draw(st.booleans())
+    layout = data.draw(st.sampled_from(["contiguous", "channels_last", "channel_slice"]))
+    rounded = laid_out(logits.to(precision.dtype), layout)
+    input, truth_input = rounded.detach().requires_grad_(), rounded.detach().double().requires_grad_()
+    kind = {"cross_entropy": "cross_entropy", "focal_loss": "focal", "dice_loss": "none"}[name]
+    weight = chosen.get("weight", chosen.get("alpha"))
+    options = Options(
+        pixel=kind,
+        region="dice" if name == "dice_loss" else "none",
+        target_mode=mode,
+        align_corners=corners,
+        **{key: value for key, value in chosen.items() if key not in ("weight", "alpha")},
+    )
+    loss = ops.loss(input, target, options, weight)
+    truth = plain(name, truth_input, target, mode, corners, **chosen)
+    double = precision.dtype == torch.float64
+    # The rounding of z - max z is what exp makes a relative error of.
+    conditioning = 0.0 if double else 2**-23 * rounded.double().abs().max().item()
+    scale = max(1.0, truth.abs().max().item()) if truth.numel() else 1.0
+    assert_close("loss", loss, truth, precision.loss_rtol + conditioning, 1e-14 if double else 2e-7 * scale)
+    incoming = torch.randn(loss.shape, generator=generator, dtype=torch.float64).to(loss)
+    got, expected = gradient_of(loss, input, incoming), gradient_of(truth, truth_input, incoming.double())
+    atol = precision.gradient_atol + (1e-14 if double else 1e-7 * expected.abs().max().item())
+    assert_close("gradient", got, expected, precision.gradient_rtol + conditioning + (0 if double else 1e-6), atol)
+
+
+@pytest.mark.parametrize("sizes", [(512, 128), (512, 64), (301, 76), (37, 37), (65, 200)], ids=str)
+def test_nearest_picks_what_torch_picks(sizes: tuple[int, int]) -> None:
+    full, small = sizes
+    target = torch.randint(4, (1, full, full), dtype=torch.uint8)
+    expected = F.interpolate(target[:, None].float(), (small, small), mode="nearest-exact")[:, 0].long()
+    logits = torch.randn(1, 4, small, small, dtype=torch.float64)
+    options = Options(pixel="cross_entropy", reduction="none", target_mode="nearest")
+    got = ops.loss(logits, target, options)
+    assert torch.equal(got, rp.cross_entropy(logits, expected, reduction="none"))
+
+
+@pytest.mark.parametrize("corners", [False, True])
+def test_large_upsampling_on_several_threads(corners: bool) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(2, 5, 130, 97, dtype=torch.float64, requires_grad=True)
+    target = torch.randint(5, (2, 520, 611), dtype=torch.uint8)
+    loss = rp.dice_focal_loss(logits, target, alpha=ALPHA, average="macro", upsample=True, align_corners=corners)
+    full = F.interpolate(logits, target.shape[1:], mode="bilinear", align_corners=corners)
+    truth = rp.dice_focal_loss(full, target, alpha=ALPHA, average="macro")
+    assert_close("loss", loss, truth, 1e-12)
+    assert_close("gradient", gradient_of(loss, logits), gradient_of(truth, logits), 1e-12)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_gradcheck(mode: str) -> None:
+    logits = torch.randn(1, 3, 3, 4, dtype=torch.float64, requires_grad=True)
+    target = torch.randint(3, (1, 7, 9))
+    target[0, :3, :3] = -100
+    stage = rp.Stage(cross_entropy={"weight": [1.0, 2.0, 0.5], "label_smoothing": 0.1}, dice={"average": "macro"})
+    assert torch.autograd.gradcheck(lambda z: rp.multi_scale_loss([z], target, [stage], mode), (logits,))
+
+
+@pytest.mark.parametrize("mode", ["nearest", "majority", "upsample_logits"])
+def test_the_courses_table(mode: str) -> None:
+    torch.manual_seed(0)
+    maps = [torch.randn(2, 5, s, s, dtype=torch.float64, requires_grad=True) for s in (8, 16, 64)]
+    target = torch.randint(5, (2, 64, 64), dtype=torch.uint8)
+    criterion = rp.MultiScaleLoss(target_mode=mode, return_stages=True)
+    total, stages = criterion(maps, target)
+    truth = []
+    for logits, factor, dice in zip(maps, (0.4, 0.6, 1.0), (False, True, True), strict=True):
+        input, matched = reference.matched(logits, target, mode)
+        loss = reference.focal_loss(input, matched)
+        truth.append(factor * (loss + reference.dice_loss(input, matched) if dice else loss))
+    assert stages.tolist() == pytest.approx([term.item() for term in truth], rel=1e-12)
+    assert not stages.requires_grad
+    assert_close("total", total, sum(truth), 1e-12)
+    expected = torch.autograd.grad(sum(truth), maps)
+    for got, gradient in zip(torch.autograd.grad(total, maps), expected, strict=True):
+        assert_close("gradient", got, gradient, 1e-12)
+
+
+def test_halving() -> None:
+    criterion = rp.MultiScaleLoss.halving(4, target_mode="majority")
+    assert [stage.weight for stage in criterion.stages] == pytest.approx([4 / 7, 2 / 7, 1 / 7, 0])
+    assert criterion.target_mode == "majority"
+    assert [stage.weight for stage in rp.MultiScaleLoss.halving(1).stages] == [1.0]
+    maps = [torch.randn(1, 5, s, s) for s in (32, 16, 8, 4)]
+    assert criterion(maps, torch.randint(5, (1, 32, 32))).isfinite()
+
+
+def test_stages_from_dicts() -> None:
+    config = [
+        {"weight": 0.5, "focal": {"gamma": 1.0, "alpha": ALPHA}},
+        {"cross_entropy": {"weight": ALPHA, "factor": 2.0}},
+    ]
+    maps = [torch.randn(1, 5, s, s) for s in (8, 32)]
+    target = torch.randint(5, (1, 32, 32))
+    got = rp.multi_scale_loss(maps, target, config)
+    small = F.interpolate(target[:, None].double(), (8, 8), mode="nearest-exact")[:, 0].long()
+    expected = 0.5 * rp.focal_loss(maps[0], small, ALPHA, 1.0) + 2 * rp.cross_entropy(maps[1], target, ALPHA)
+    torch.testing.assert_close(got, expected)
+
+
+def test_a_small_building_survives_majority_but_not_nearest() -> None:
+    target = torch.zeros(1, 16, 16, dtype=torch.uint8)
+    target[0, :4, :2] = 1  # half of one window of 4 x 4, beside the pixel that nearest picks
+    logits = torch.zeros(1, 2, 4, 4, requires_grad=True)
+    at = {}
+    for mode in ("nearest", "majority"):
+        loss = rp.multi_scale_loss([logits], target, [rp.Stage(cross_entropy={})], mode)
+        at[mode] = gradient_of(loss, logits)[0, 1, 0, 0].item()
+    assert at["majority"] < 0 < at["nearest"]  # only there is class 1 pushed up
+
+
+def test_compile() -> None:
+    maps = [torch.randn(2, 5, s, s, requires_grad=True) for s in (4, 8, 32)]
+    target = torch.randint(5, (2, 32, 32))
+    criterion = rp.MultiScaleLoss(target_mode="majority")
+    compiled = torch.compile(criterion, fullgraph=True, backend="aot_eager")
+    expected, got = criterion(maps, target), compiled(maps, target)
+    assert torch.equal(expected, got)
+    for a, b in zip(torch.autograd.grad(got, maps), torch.autograd.grad(expected, maps), strict=True):
+        assert torch.equal(a, b)
+
+
+TARGET = torch.zeros(1, 16, 16, dtype=torch.int64)
+
+
+def maps_of(*sizes: int) -> list[torch.Tensor]:
+    return [torch.zeros(1, 3, size, size) for size in sizes]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: rp.multi_scale_loss(maps_of(2, 4), TARGET), r"inputs: got 2 maps, expected 3, one for each stage"),
+        (
+            lambda: rp.multi_scale_loss(maps_of(4, 4, 16), TARGET),
+            r"inputs\[0\]: got size \[4, 4\], expected 0.125 of the",
+        ),
+        (
+            lambda: rp.multi_scale_loss(maps_of(2, 4, 16), TARGET, target_mode="mode"),
+            r"target_mode: got 'mode', expected one",
+        ),
+        (
+            lambda: rp.multi_scale_loss(maps_of(2, 4, 16), TARGET, target_mode="area"),
+            r'target_mode: got "area", expected',
+        ),
+        (lambda: rp.Stage(), "got no term, expected cross_entropy, focal or dice"),
+        (lambda: rp.Stage(focal={}, cross_entropy={}), "got cross_entropy and focal, expected one of them"),
+        (lambda: rp.Stage(focal={"gama": 2}), "focal: got gama, expected some of alpha, gamma"),
+        (lambda: rp.Stage(focal={"gamma": -2}), "gamma: got -2"),
+        (lambda: rp.Stage(focal={}, scale=0.0), "scale: got 0.0, expected a number above 0"),
+        (lambda: rp.Stage.of({"weigth": 2}), "stages: got weigth, expected some of weight"),
+        (lambda: rp.MultiScaleLoss.halving(0), "n: got 0, expected at least 1"),
+        (
+            lambda: rp.multi_scale_loss([torch.zeros(1, 3, 4)], TARGET, [{"focal": {}}]),
+            r"input: got shape \[1, 3, 4\], expected \(N, C, height, width\)",
+        ),
+        (
+            lambda: rp.multi_scale_loss(maps_of(4), TARGET[:, 0], [{"focal": {}}]),
+            r"target: got shape \[1, 16\], expected \(N, height, width\)",
+        ),
+        (
+            lambda: rp.multi_scale_loss(maps_of(4), TARGET + 7, [{"focal": {}}]),
+            r"target: got label 7 at position \[0, 0, 0\], expected 0 to 2",
+        ),
+        (
+            lambda: rp.multi_scale_loss(maps_of(4), TARGET, [{"focal": {"alpha": [1.0]}}]),
+            r"alpha: got 1 values, expected 3 values",
+        ),
+        (lambda: rp.dice_loss(maps_of(4)[0], TARGET, sync=True), "sync: got a request .* torch.distributed to be init"),
+    ],
+)
+def test_bad_input(call: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+WORKER = Path(__file__).with_name("distributed_worker.py")
+
+
+def launch(ranks: int, port: int, *arguments: str) -> list[subprocess.Popen[str]]:
+    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    return [
+        subprocess.Popen(
+            [sys.executable, str(WORKER), *arguments],
+            env={**environment, "RANK": str(rank), "WORLD_SIZE": str(ranks)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.timeout(240)
+def test_ranks_equal_one_process(ranks: int) -> None:
+    """Uneven batches and a rank with nothing but ignored pixels; loss and parameter gradients under DDP."""
+    processes = launch(ranks, free_port(), "equal")
+    outputs = [process.communicate()[0] for process in processes]
+    for process, output in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, output
+        assert "equal" in output
+
+
+@pytest.mark.timeout(240)
+def test_a_rank_that_dies_gives_an_error() -> None:
+    processes = launch(2, free_port(), "die")
+    output = processes[0].communicate(timeout=120)[0]
+    processes[1].communicate()
+    assert processes[0].returncode == 0, output
+    assert "RuntimeError" in output
