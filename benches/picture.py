@@ -54,15 +54,16 @@ def draw(measurements: Sequence[Measurement], path: Path) -> None:
 def _bars(axes: Axes, values: dict[tuple[str, str], float], label: str) -> None:
     cases = list(dict.fromkeys(case for case, _ in values))
     width = 0.9 / len(COLOURS)
-    for place, (contender, colour) in enumerate(COLOURS.items()):
-        here = [(x, values[case, contender]) for x, case in enumerate(cases) if (case, contender) in values]
-        bars = axes.bar(
-            [x + (place - (len(COLOURS) - 1) / 2) * width for x, _ in here],
-            [height for _, height in here],
-            width,
-            color=colour,
-            label=contender,
-        )
+    for contender, colour in COLOURS.items():
+        places, heights = [], []
+        for x, case in enumerate(cases):
+            here = [other for other in COLOURS if (case, other) in values]  # side by side, without gaps
+            if contender in here:
+                places.append(x + (here.index(contender) - (len(here) - 1) / 2) * width)
+                heights.append(values[case, contender])
+        if not places:
+            continue
+        bars = axes.bar(places, heights, width, color=colour, label=contender)
         axes.bar_label(bars, fmt=label, fontsize=7, padding=1)
     axes.set_xticks(range(len(cases)), cases)
     axes.set_yscale("log")
