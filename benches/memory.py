@@ -61,9 +61,17 @@ def measure(trial: Trial) -> dict[str, float]:
     return {name: extra(run) / size for name, run in passes.items()}
 
 
-def in_fresh_process(section: str, trial: Trial, threads: int) -> dict[str, float]:
+def in_fresh_process(section_name: str, trial: Trial, threads: int) -> dict[str, float]:
     """The same, from a process that has done nothing else."""
-    command = [sys.executable, __file__, section, trial.case, trial.contender, str(trial.inputs.size), str(threads)]
+    command = [
+        sys.executable,
+        __file__,
+        section_name,
+        trial.case,
+        trial.contender,
+        str(trial.inputs.size),
+        str(threads),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 
 import peers
 import rarepixel as rp
 from inputs import Inputs
 from peers import Peer, pick
+from rarepixel import reference
 from trials import Trial
 
 FORWARD, BACKWARD, TRAINING = "forward", "backward", "forward + backward"
@@ -35,10 +37,8 @@ def _trial(case: str, contender: str, peer: Peer, inputs: Inputs, **options: obj
 
 def _libraries(inputs: Inputs) -> Section:
     """Every library, float32 logits and int64 labels; ours also with the labels that xBD's masks have."""
-    floor = Trial(
-        "copy of the logits", OURS, lambda: lambda x, _: x.clone(), lambda x, _: x, inputs, differentiable=False
-    )
-    trials = [replace(floor, contender="torch")]
+    copy = Peer("torch", lambda: lambda logits, _: logits.clone(), lambda logits, _: logits)
+    trials = [_trial("copy of the logits", "torch", copy, inputs, differentiable=False)]
     for case, group in peers.by_case(inputs.classes).items():
         trials += [_trial(case, peer.library, peer, inputs) for peer in group]
         as_uint8 = replace(inputs, target_dtype=torch.uint8)
@@ -86,11 +86,19 @@ def _ours(classes: int) -> dict[str, Peer]:
 
 
 def _small(inputs: Inputs) -> Section:
-    """A thousand logits, where the calls themselves are what takes time: all against eager cross entropy of torch."""
+    """A thousand logits, where the calls are what takes time: bare functions against torch's cross entropy."""
     inputs = replace(inputs, samples=1, size=min(inputs.size, 16))
-    torch_cross_entropy = pick(peers.cross_entropy(inputs.classes), "torch")
-    trials = [_trial("small input", "torch, cross entropy", torch_cross_entropy, inputs)]
-    trials += [_trial("small input", f"{OURS}, {case}", peer, inputs) for case, peer in _ours(inputs.classes).items()]
+    bare = {
+        "torch, cross entropy": (F.cross_entropy, reference.cross_entropy),
+        f"{OURS}, cross entropy": (rp.cross_entropy, reference.cross_entropy),
+        f"{OURS}, focal": (rp.focal_loss, reference.focal_loss),
+        f"{OURS}, Dice": (rp.dice_loss, reference.dice_loss),
+        f"{OURS}, focal + Dice": (rp.dice_focal_loss, reference.dice_focal_loss),
+    }
+    trials = [
+        Trial("small input", contender, peers.ready(loss), definition, inputs)
+        for contender, (loss, definition) in bare.items()
+    ]
     return Section("small", "torch, cross entropy", trials)
 
 
@@ -98,7 +106,7 @@ def _growth(inputs: Inputs) -> Section:
     """Time a logit over image sizes. Writing a new tensor shows what the system takes for memory alone."""
     sizes = sorted({max(inputs.size * factor // 2, 16) for factor in (1, 2, 4, 8, 16)})
     trials = []
-    fill = Peer("", lambda: lambda x, _: torch.empty_like(x).fill_(0.0), lambda x, _: torch.zeros_like(x))
+    fill = Peer("torch", lambda: lambda x, _: torch.empty_like(x).fill_(0.0), lambda x, _: torch.zeros_like(x))
     for size in sizes:
         at = replace(inputs, samples=1, size=size, target_dtype=torch.uint8)
         contender = f"{size} x {size}"
