@@ -3,6 +3,7 @@
 //!
 //! `cargo bench --bench core`, or with a part of a name, as `cargo bench --bench core -- focal/training/large/avx512`.
 
+use std::cell::OnceCell;
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -17,14 +18,13 @@ const CLASSES: usize = 5;
 const WEIGHT: [f64; CLASSES] = [1.0, 5.0, 20.0, 20.0, 20.0];
 const SMOOTH: f64 = 1e-6;
 
-/// (samples, CLASSES, pixels) logits of one dtype as bytes, (samples, pixels) uint8 labels, and room for the gradient.
+/// (samples, CLASSES, pixels) logits of one dtype as bytes, and (samples, pixels) uint8 labels.
 struct Batch {
     samples: usize,
     pixels: usize,
     dtype: DType,
     logits: Vec<u8>,
     labels: Vec<u8>,
-    gradient: Vec<u8>,
 }
 
 /// Element `i` of a buffer of `dtype`.
@@ -73,8 +73,7 @@ impl Batch {
                 }
             }
         }
-        let gradient = vec![0; logits.len()];
-        Self { samples, pixels, dtype, logits, labels, gradient }
+        Self { samples, pixels, dtype, logits, labels }
     }
 
     fn label(&self, sample: usize, pixel: usize) -> usize {
@@ -135,32 +134,29 @@ impl Batch {
         (loss, gradient)
     }
 
-    /// The problem and where its gradient goes.
-    fn problem<'a>(&'a mut self, spec: &'a LossSpec, set: InstructionSet) -> (Problem<'a>, View<'a>) {
-        let shape = [self.samples, CLASSES, self.pixels];
+    /// A view of such logits.
+    fn view<'a>(&self, logits: *mut u8) -> View<'a> {
         let strides = [(CLASSES * self.pixels) as isize, self.pixels as isize, 1];
-        // SAFETY: the vectors have these shapes and dtypes, are borrowed for as long as the views, and only `gradient` is written.
-        let (input, target, gradient) = unsafe {
-            let view = |bytes: &mut [u8]| View::new(bytes.as_mut_ptr(), self.dtype, &shape, &strides, true);
-            let labels = self.labels.as_mut_ptr();
-            (
-                view(&mut self.logits).expect("contiguous"),
-                View::new(labels, DType::UInt8, &[self.samples, self.pixels], &[self.pixels as isize, 1], false)
-                    .expect("contiguous"),
-                view(&mut self.gradient).expect("contiguous"),
-            )
-        };
-        let weight = spec.pixel.is_some().then_some(&WEIGHT[..]);
-        let problem = Problem::new(spec, input, Target::Index(target), weight, None, 1).expect("the parts fit");
-        (problem.with_instruction_set(set), gradient)
+        // SAFETY: the callers pass `self.logits`, which is only read, or room of the same size, and keep both while they use views.
+        let view = unsafe { View::new(logits, self.dtype, &[self.samples, CLASSES, self.pixels], &strides, true) };
+        view.expect("contiguous")
     }
 
-    /// Panics unless loss and gradient are near `truth`.
-    fn check(&mut self, spec: &LossSpec, set: InstructionSet, truth: &(f64, Vec<f64>), name: &str) {
-        let (problem, gradient) = self.problem(spec, set);
-        let loss = training(&problem, gradient);
+    fn problem<'a>(&'a self, spec: &'a LossSpec, set: InstructionSet) -> Problem<'a> {
+        let labels = self.labels.as_ptr().cast_mut();
+        let (shape, strides) = ([self.samples, self.pixels], [self.pixels as isize, 1]);
+        // SAFETY: the labels have this shape, are borrowed for `'a`, and are only read.
+        let target = unsafe { View::new(labels, DType::UInt8, &shape, &strides, false) }.expect("contiguous");
+        let weight = spec.pixel.is_some().then_some(&WEIGHT[..]);
+        let input = self.view(self.logits.as_ptr().cast_mut());
+        let problem = Problem::new(spec, input, Target::Index(target), weight, None, 1).expect("the parts fit");
+        problem.with_instruction_set(set)
+    }
+
+    /// Panics unless loss and gradient are near the truth.
+    fn check(&self, loss: f64, gradient: &[u8], truth: &(f64, Vec<f64>)) {
         let off = (loss / truth.0 - 1.0).abs();
-        assert!(off < 1e-6, "{name}: loss {loss}, expected {}: off by {off:.1e}", truth.0);
+        assert!(off < 1e-6, "loss {loss}, expected {}: off by {off:.1e}", truth.0);
         // Half types are rounded once; the smallest float16 is 6e-8.
         let (relative, absolute) = match self.dtype {
             DType::Float16 => (1e-3, 6e-8),
@@ -169,8 +165,8 @@ impl Batch {
         };
         let bound = relative * truth.1.iter().fold(0.0, |largest: f64, x| largest.max(x.abs())) + absolute;
         for (i, expected) in truth.1.iter().enumerate() {
-            let off = (element(&self.gradient, self.dtype, i) - expected).abs();
-            assert!(off <= bound, "{name}: gradient[{i}] off by {off:.1e}, allowed {bound:.1e}");
+            let off = (element(gradient, self.dtype, i) - expected).abs();
+            assert!(off <= bound, "gradient[{i}] off by {off:.1e}, allowed {bound:.1e}");
         }
     }
 }
@@ -218,26 +214,37 @@ fn main() {
         .measurement_time(Duration::from_secs(1))
         .configure_from_args();
     for dtype in [DType::Float32, DType::BFloat16, DType::Float16] {
-        bench(&mut criterion, "large", Batch::new(4, 512 * 512, dtype));
+        bench(&mut criterion, "large", &Batch::new(4, 512 * 512, dtype));
     }
-    bench(&mut criterion, "small", Batch::new(1, 16 * 16, DType::Float32));
+    bench(&mut criterion, "small", &Batch::new(1, 16 * 16, DType::Float32));
     criterion.final_summary();
 }
 
 /// Every loss on every instruction set.
-fn bench(criterion: &mut Criterion, size: &str, mut batch: Batch) {
-    for (loss, spec) in losses() {
-        let truth = batch.naive(&spec);
+fn bench(criterion: &mut Criterion, size: &str, batch: &Batch) {
+    let mut room = vec![0u8; batch.logits.len()];
+    let gradient = batch.view(room.as_mut_ptr());
+    for (loss, spec) in &losses() {
+        let truth = OnceCell::new();
         for set in InstructionSet::available() {
+            let problem = batch.problem(spec, set);
+            let checked = OnceCell::new();
+            // Only once a bench that the user has chosen runs.
+            let check = || {
+                checked.get_or_init(|| {
+                    let loss = training(&problem, gradient);
+                    batch.check(loss, &room, truth.get_or_init(|| batch.naive(spec)));
+                });
+            };
             let name = format!("{size}/{}/{}", set.name(), batch.dtype.name());
-            batch.check(&spec, set, &truth, &format!("{loss}/{name}"));
-            let mut group = criterion.benchmark_group(loss);
+            let mut group = criterion.benchmark_group(*loss);
             group.throughput(Throughput::Elements((batch.samples * CLASSES * batch.pixels) as u64));
-            let (problem, gradient) = batch.problem(&spec, set);
             group.bench_function(format!("forward/{name}"), |b| {
+                check();
                 b.iter(|| black_box(&problem).reduce(None).expect("valid labels"));
             });
             group.bench_function(format!("training/{name}"), |b| {
+                check();
                 b.iter(|| training(black_box(&problem), gradient));
             });
         }

@@ -144,8 +144,7 @@ _SECTIONS: dict[str, Callable[[Inputs], Section]] = {
     "classes": _classes,
     "threads": _threads,
 }
-# rarepixel.metrics is written on a branch of its own.
-NAMES = tuple(name for name in _SECTIONS if name != "metrics" or hasattr(rp, "metrics"))
+NAMES = tuple(_SECTIONS)
 
 
 def section(name: str, inputs: Inputs) -> Section:

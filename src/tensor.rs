@@ -56,6 +56,16 @@ impl DType {
         .find(|dtype| dtype.name() == name)
     }
 
+    /// Bytes of one element.
+    pub fn size(self) -> usize {
+        match self {
+            Self::UInt8 => 1,
+            Self::Float16 | Self::BFloat16 | Self::Int16 => 2,
+            Self::Float32 | Self::Int32 => 4,
+            Self::Float64 | Self::Int64 => 8,
+        }
+    }
+
     /// Whether logits may have it.
     pub fn is_floating(self) -> bool {
         matches!(self, Self::Float32 | Self::Float64 | Self::Float16 | Self::BFloat16)
@@ -102,7 +112,11 @@ impl<'a> View<'a> {
     ) -> Option<Self> {
         let leading = 1 + usize::from(has_channels);
         let (spatial_shape, spatial_strides) = (shape.get(leading..)?, strides.get(leading..)?);
-        let (pixels, pixel_stride) = fold(spatial_shape, spatial_strides)?;
+        let (pixels, pixel_stride) = if shape.contains(&0) {
+            (spatial_shape.iter().product(), 1) // nothing to step over, whatever the strides: an empty crop has odd ones
+        } else {
+            fold(spatial_shape, spatial_strides)?
+        };
         Some(Self {
             pointer,
             dtype,
@@ -117,6 +131,11 @@ impl<'a> View<'a> {
     /// The element type.
     pub fn dtype(&self) -> DType {
         self.dtype
+    }
+
+    /// The address of the first element.
+    pub fn address(&self) -> usize {
+        self.pointer as usize
     }
 
     /// The address of element (sample, channel, pixel), as a pointer to `T`.

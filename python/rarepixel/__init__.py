@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import numpy, xbd
+from . import metrics, numpy, plot, xbd
 from ._core import build_info
 from .weights import class_weights
 
@@ -37,9 +37,11 @@ __all__ = [
     "focal_loss",
     "functional",
     "losses",
+    "metrics",
     "multi_scale_loss",
     "numpy",
     "ops",
+    "plot",
     "reference",
     "xbd",
 ]

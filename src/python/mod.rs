@@ -1,8 +1,10 @@
 //! The Python module `rarepixel._core`: the only code that names PyO3.
 
 mod build_info;
+mod cuda;
 mod error;
 mod loss;
+mod metrics;
 mod tensor;
 mod xbd;
 
@@ -13,7 +15,14 @@ mod _core {
     #[pymodule_export]
     use super::build_info::build_info;
     #[pymodule_export]
+    use super::cuda::{
+        cuda_cache, cuda_compile, cuda_devices, cuda_driver, cuda_loss_backward, cuda_loss_forward, cuda_nvrtc,
+        cuda_workspace,
+    };
+    #[pymodule_export]
     use super::loss::{PyLossSpec, default_threads, folds, loss_backward, loss_finish, loss_forward};
+    #[pymodule_export]
+    use super::metrics::confusion_matrix;
     #[pymodule_export]
     use super::xbd::{
         xbd_count_pixels, xbd_index, xbd_rasterize_label, xbd_read_image, xbd_read_label, xbd_read_sample,
