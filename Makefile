@@ -52,6 +52,10 @@ $(VENV)/.peers: $(VENV)/.requirements
 	$(BIN)/pip install --quiet --editable ".[bench]"
 	touch $@
 
+.PHONY: bench-loader
+bench-loader: setup ## XBDLoader against DataLoader and torchgeo (where it is installed); a CSV in benches/results
+	$(BIN)/python benches/loader.py
+
 bench-gpu: setup ## ours against torch on the GPU at hand; a CSV in benches/results
 	$(BIN)/python benches/gpu.py
 
