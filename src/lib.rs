@@ -5,6 +5,7 @@
 pub mod cpu;
 pub mod error;
 pub mod loss;
+pub mod metrics;
 #[cfg(feature = "python")]
 mod python;
 pub mod tensor;

@@ -102,7 +102,11 @@ impl<'a> View<'a> {
     ) -> Option<Self> {
         let leading = 1 + usize::from(has_channels);
         let (spatial_shape, spatial_strides) = (shape.get(leading..)?, strides.get(leading..)?);
-        let (pixels, pixel_stride) = fold(spatial_shape, spatial_strides)?;
+        let (pixels, pixel_stride) = if shape.contains(&0) {
+            (spatial_shape.iter().product(), 1) // nothing to step over, whatever the strides: an empty crop has odd ones
+        } else {
+            fold(spatial_shape, spatial_strides)?
+        };
         Some(Self {
             pointer,
             dtype,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import numpy, xbd
+from . import metrics, numpy, plot, xbd
 from ._core import build_info
 from .weights import class_weights
 
@@ -38,8 +38,10 @@ __all__ = [
     "functional",
     "losses",
     "multi_scale_loss",
+    "metrics",
     "numpy",
     "ops",
+    "plot",
     "reference",
     "xbd",
 ]

@@ -11,6 +11,7 @@ import numpy.typing as npt
 __all__ = [
     "LossSpec",
     "build_info",
+    "confusion_matrix",
     "default_threads",
     "folds",
     "loss_backward",
@@ -30,6 +31,9 @@ __all__ = [
 _Tensor = tuple[int, str, Sequence[int], Sequence[int], object]
 
 def build_info() -> dict[str, str]: ...
+def confusion_matrix(
+    input: _Tensor, target: _Tensor, num_classes: int, ignore_index: int, threads: int
+) -> npt.NDArray[np.int64]: ...
 
 @final
 class LossSpec:

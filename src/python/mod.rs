@@ -3,6 +3,7 @@
 mod build_info;
 mod error;
 mod loss;
+mod metrics;
 mod tensor;
 mod xbd;
 
@@ -14,6 +15,8 @@ mod _core {
     use super::build_info::build_info;
     #[pymodule_export]
     use super::loss::{PyLossSpec, default_threads, folds, loss_backward, loss_finish, loss_forward};
+    #[pymodule_export]
+    use super::metrics::confusion_matrix;
     #[pymodule_export]
     use super::xbd::{
         xbd_count_pixels, xbd_index, xbd_rasterize_label, xbd_read_image, xbd_read_label, xbd_read_sample,

@@ -1,0 +1,67 @@
+"""Tensors of torch and arrays of NumPy taken alike, for what needs no torch: metrics and pictures."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _core, numpy
+
+if TYPE_CHECKING:
+    import torch
+
+Array: TypeAlias = "torch.Tensor | NDArray[Any]"
+
+
+def is_tensor(array: object) -> bool:
+    """Whether it is a tensor of torch, which can only come from a torch that is imported already."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(array, torch.Tensor)
+
+
+def readable(name: str, array: Any) -> Any:
+    """The array in memory that the CPU reads, in a dtype that Rust names; a copy only where that needs one."""
+    if is_tensor(array):
+        import torch
+
+        if array.layout != torch.strided or array.is_meta:
+            raise TypeError(f"{name}: got a {array.layout} tensor on {array.device}, expected a dense tensor with data")
+        array = array.detach().cpu()
+        return array.view(torch.uint8) if array.dtype == torch.bool else array
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{name}: got {type(array).__name__}, expected a torch tensor or a NumPy array")
+    if array.dtype == np.bool_:
+        return array.view(np.uint8)
+    return array if array.flags.aligned else array.copy()
+
+
+def is_floating(array: Any) -> bool:
+    """Whether a :func:`readable` array holds logits, not labels. The bfloat16 of ``ml_dtypes`` is not of kind "f"."""
+    return bool(array.is_floating_point() if is_tensor(array) else array.dtype.kind not in "iu")
+
+
+def described(array: Any, leading: int) -> tuple[int, str, Sequence[int], Sequence[int], Any]:
+    """A :func:`readable` array as Rust takes it; copied where what follows the `leading` dimensions does not fold."""
+    if array.ndim < leading:
+        leading = array.ndim  # a wrong shape, which Rust names
+    if is_tensor(array):
+        from . import ops
+
+        return ops._described(ops._foldable(array, leading))
+    return numpy._described(numpy._foldable(array, leading))
+
+
+def threads() -> int:
+    """The threads to use: torch's number where torch is there (1 in a DataLoader's worker), else the machine's."""
+    torch = sys.modules.get("torch")
+    return _core.default_threads() if torch is None else int(torch.get_num_threads())
+
+
+def labels(name: str, array: Any) -> NDArray[Any]:
+    """Labels as a NumPy array: as they are, or the argmax of logits (N, C, *spatial)."""
+    array = readable(name, array)
+    return np.asarray(array.argmax(1) if is_floating(array) else array)

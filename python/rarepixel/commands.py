@@ -1,0 +1,116 @@
+"""The commands of ``rarepixel``. What a command needs is imported when it runs, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import enum
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import __version__
+from .demo.options import DEFAULTS
+
+application = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+class Losses(str, enum.Enum):
+    """Whose losses the demo trains with."""
+
+    rarepixel = "rarepixel"
+    torch = "torch"
+
+
+def _default(name: str) -> str:
+    return str(getattr(DEFAULTS, name))
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@application.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Losses and data for finding rare pixels."""
+
+
+# Options are None where they were not given: with --resume they then come from the checkpoint, else from the defaults.
+@application.command()
+def demo(
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder for checkpoint, history and pictures.", show_default=_default("output")),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Root of real xBD tiles to train on.", show_default="synthetic tiles")
+    ] = None,
+    losses: Annotated[
+        Losses | None, typer.Option(help="Ours, or the same in plain torch.", show_default=_default("losses"))
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the training tiles.", show_default=_default("epochs"))
+    ] = None,
+    tiles: Annotated[
+        int | None, typer.Option(help="Synthetic tiles; a quarter validates.", show_default=_default("tiles"))
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Side of a synthetic tile in pixels.", show_default=_default("size"))
+    ] = None,
+    crop: Annotated[
+        int | None, typer.Option(help="Side of the crops trained on.", show_default=_default("crop"))
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Crops in a batch.", show_default=_default("batch_size"))
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default=_default("lr"))] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of tiles, order, crops and weights.", show_default=_default("seed"))
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that load tiles.", show_default=_default("workers"))
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in the output folder.")] = False,
+) -> None:
+    """Train a Siamese damage model on synthetic (or real) xBD tiles and show what it learns.
+
+    Writes checkpoint.pt, history.csv, curves.png and predictions.png. Ctrl-C saves a checkpoint first.
+    """
+    given = {
+        "output": output,
+        "data": data,
+        "losses": None if losses is None else losses.value,
+        "epochs": epochs,
+        "tiles": tiles,
+        "size": size,
+        "crop": crop,
+        "batch_size": batch_size,
+        "lr": lr,
+        "seed": seed,
+        "workers": workers,
+    }
+    _require("torch", "matplotlib", "rich")
+    from .demo.run import INTERRUPTED, run
+
+    try:
+        status = run(given, resume)
+    except KeyboardInterrupt:
+        typer.echo("\nrarepixel demo: interrupted", err=True)
+        status = INTERRUPTED
+    except (ValueError, OSError) as error:
+        typer.echo(f"rarepixel demo: {error}", err=True)
+        status = 1
+    sys.exit(status)
+
+
+def _require(*names: str) -> None:
+    """End with a hint where one of the packages is not installed."""
+    if missing := [name for name in names if importlib.util.find_spec(name) is None]:
+        sys.exit(f'rarepixel: this command needs {", ".join(missing)}: pip install "rarepixel[demo]"')

@@ -1,0 +1,66 @@
+"""What a run shows and leaves behind: a table for each epoch, history.csv, curves.png and predictions.png."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Group
+from rich.table import Table
+
+import rarepixel as rp
+
+from .checkpoint import write_atomically
+from .training import Row, Training
+
+# Rows of predictions.png.
+_SAMPLES = 4
+
+
+def epoch_report(row: Row, epochs: int) -> Group:
+    """The scores of an epoch on the validation tiles, and its times."""
+    table = Table(title=f"epoch {row['epoch']:.0f} of {epochs}", title_justify="left", title_style="bold")
+    table.add_column("class")
+    table.add_column("Dice", justify="right")
+    table.add_column("recall", justify="right")
+    for name in rp.xbd.CLASS_NAMES:
+        table.add_row(name, f"{row[f'dice_{name}']:.3f}", f"{row[f'recall_{name}']:.3f}")
+    lines = (
+        f"loss {row['train_loss']:.4f}, validation {row['validation_loss']:.4f}",
+        f"xView2 score {row['xview2_score']:.3f}: F1 of localization {row['localization_f1']:.3f}, "
+        f"of damage {row['damage_f1']:.3f}",
+        f"accuracy {row['accuracy']:.2%}",
+        f"{row['loss_seconds']:.2f} s in the loss of {row['seconds']:.1f} s",
+    )
+    return Group(table, *lines, "")
+
+
+def write_history(path: Path, history: Sequence[Row]) -> None:
+    """One line for each epoch; nan where a class has no value."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(history[0]))
+    writer.writeheader()
+    writer.writerows(history)
+    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+
+
+def write_pictures(training: Training, output: Path) -> None:
+    """curves.png, and predictions.png of the validation tiles with the most kinds of damage."""
+    rp.plot.loss_curves(training.history).savefig(output / "curves.png")
+    tiles = [training.data.validation[index] for index in _most_damaged(training)]
+    pre, post, mask = (torch.stack(parts) for parts in zip(*tiles, strict=True))
+    figure = rp.plot.damage_panel(pre, post, mask, training.predict(pre, post))
+    figure.savefig(output / "predictions.png")
+
+
+def _most_damaged(training: Training) -> list[int]:
+    """Validation tiles, those with most classes and then most damaged pixels first."""
+
+    def damage(index: int) -> tuple[int, int]:
+        counts = torch.bincount(training.data.validation[index][2].flatten(), minlength=256)[2:5]
+        return int((counts > 0).sum()), int(counts.sum())
+
+    return sorted(range(len(training.data.validation)), key=damage, reverse=True)[:_SAMPLES]

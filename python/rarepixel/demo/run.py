@@ -1,0 +1,123 @@
+"""The demo from tiles to pictures."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+import rarepixel as rp
+
+from . import checkpoint, data, report
+from .interrupt import Interrupt
+from .options import Options, resolve
+from .training import Training, deterministic
+
+# What a shell reports for a program that SIGINT ended.
+INTERRUPTED = 130
+
+
+def run(given: Mapping[str, Any], resume: bool = False, console: Console | None = None) -> int:
+    """Train and report.
+
+    Args:
+        given: options by the names of :class:`Options`; None or absent for the default.
+        resume: go on from the checkpoint in the output folder.
+        console: where to print.
+
+    Returns:
+        The exit status: 0, or 130 where Ctrl-C ended the training after a checkpoint was saved.
+    """
+    console = console or Console()
+    saved = checkpoint.load(resolve(given).checkpoint) if resume else None
+    options = resolve(given, None if saved is None else saved["settings"])
+    options.output.mkdir(parents=True, exist_ok=True)
+    with deterministic(options.seed), _progress(console) as progress:
+        training = Training(options, data.load(_tiles(options, progress), options))
+        if saved is not None:
+            training.load_state_dict(saved)
+        _print(console, _summary(training))
+        if not _train(training, progress):
+            where = f"epoch {training.epoch + 1} of {options.epochs}, after {training.batch} batches"
+            _print(console, f"stopped in {where}; go on with:\n  {_command(options)}")
+            return INTERRUPTED
+        report.write_pictures(training, options.output)
+    names = ("checkpoint.pt", "history.csv", "curves.png", "predictions.png")
+    _print(console, "wrote " + ", ".join(str(options.output / name) for name in names))
+    return 0
+
+
+def _tiles(options: Options, progress: Progress) -> Path:
+    """The root of the tiles, with a bar while they are made."""
+    if options.data is not None:
+        return options.data
+    task = progress.add_task("synthesise tiles", total=options.tiles)
+    try:
+        return data.synthetic_root(options, lambda made: progress.advance(task, made))
+    finally:
+        progress.remove_task(task)
+
+
+def _train(training: Training, progress: Progress) -> bool:
+    """Train to the last epoch, saving after each; False where it was interrupted."""
+    options = training.options
+    steps, tiles = len(training.data.train), len(training.data.validation)
+    whole = progress.add_task("training", total=options.epochs, completed=training.epoch)
+    part = progress.add_task("", total=steps + tiles)
+
+    def advance() -> None:
+        progress.advance(part)
+
+    with Interrupt() as interrupt:
+
+        def requested() -> bool:
+            return interrupt.requested
+
+        while not training.finished:
+            progress.reset(part, description=f"epoch {training.epoch + 1}", completed=training.batch)
+            finished = training.train_epoch(requested, advance) and training.validate(requested, advance)
+            checkpoint.save(options.checkpoint, training.state_dict())
+            if finished:
+                report.write_history(options.output / "history.csv", training.history)
+                progress.console.print(report.epoch_report(training.history[-1], options.epochs))
+                progress.advance(whole)
+            if interrupt.requested and not training.finished:
+                return False
+    return True
+
+
+def _summary(training: Training) -> str:
+    options, data = training.options, training.data
+    parameters = sum(parameter.numel() for parameter in training.model.parameters())
+    source = f"{options.tiles} synthetic tiles" if options.data is None else str(options.data)
+    loss = "fused focal + macro Dice" if options.losses == "rarepixel" else "focal + macro Dice in plain torch"
+    return (
+        f"rarepixel {rp.__version__}: {loss}; a Siamese U-Net of {parameters:,} parameters; {source}, "
+        f"{len(data.train.indices)} to train on, {len(data.validation)} to validate"
+    )
+
+
+def _command(options: Options) -> str:
+    output = [] if options.output == Options().output else ["--output", str(options.output)]
+    return shlex.join(["rarepixel", "demo", *output, "--resume"])
+
+
+def _print(console: Console, text: str) -> None:
+    """As it is: a path is not wrapped, and brackets in it are no markup."""
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )

@@ -1,0 +1,151 @@
+"""The training loop: batches, validation, the history of the epochs, and going on from a checkpoint."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import rarepixel as rp
+
+from .data import Data
+from .losses import TimedLoss, make_criterion
+from .model import SiameseUNet
+from .options import Options
+
+Row = dict[str, float]
+
+
+@contextmanager
+def deterministic(seed: int) -> Iterator[None]:
+    """Same seed, same machine, same thread count: the same numbers."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+class Training:
+    """A run in progress: everything that a checkpoint must hold."""
+
+    def __init__(self, options: Options, data: Data) -> None:
+        self.options = options
+        self.data = data
+        self.model = SiameseUNet(len(rp.xbd.CLASS_NAMES)).to(memory_format=torch.channels_last)
+        # A large epsilon keeps weights with almost no gradient still, instead of walking on rounding noise.
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=options.lr, weight_decay=1e-2, eps=1e-5)
+        self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, max_lr=options.lr, total_steps=options.epochs * len(data.train), pct_start=0.2
+        )
+        self.loss = TimedLoss(make_criterion(options.losses))
+        self.history: list[Row] = []
+        self.batch = 0  # of the epoch in progress
+        self._reset_epoch()
+
+    def _reset_epoch(self) -> None:
+        self.batch = 0
+        self.total_loss = self.seconds = self.loss.seconds = 0.0
+
+    @property
+    def epoch(self) -> int:
+        """Epochs finished; also the number, from 0 on, of the one in progress."""
+        return len(self.history)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done."""
+        return self.epoch == self.options.epochs
+
+    def train_epoch(self, interrupted: Callable[[], bool], advance: Callable[[], object]) -> bool:
+        """Train on what is left of the epoch; False where it was interrupted before its end."""
+        self.model.train()
+        start = time.perf_counter()
+        for pre, post, mask in self.data.train.epoch(self.epoch, self.batch):
+            self.optimizer.zero_grad()
+            self.total_loss += self.loss.backward(self.model(pre, post), mask)
+            self.optimizer.step()
+            self.scheduler.step()
+            self.batch += 1
+            advance()
+            if interrupted():
+                break
+        self.seconds += time.perf_counter() - start
+        return self.batch == len(self.data.train)
+
+    @torch.no_grad()
+    def validate(self, interrupted: Callable[[], bool], advance: Callable[[], object]) -> bool:
+        """Score the epoch on the validation tiles and add it to the history; False where it was interrupted."""
+        self.model.eval()
+        start = time.perf_counter()
+        matrix = rp.metrics.ConfusionMatrix(len(rp.xbd.CLASS_NAMES), ignore_index=rp.xbd.IGNORE_INDEX)
+        losses = []
+        for pre, post, mask in self.data.validation_tiles():
+            logits = self.model(pre, post)
+            losses.append(self.loss.value(logits, mask))
+            matrix.update(logits, mask)
+            advance()
+            if interrupted():
+                return False
+        self.seconds += time.perf_counter() - start
+        self.history.append(self._row(sum(losses) / len(losses), matrix))
+        self._reset_epoch()
+        return True
+
+    def _row(self, validation_loss: float, matrix: rp.metrics.ConfusionMatrix) -> Row:
+        score = rp.metrics.XView2Score.from_confusion_matrix(matrix)
+        row: Row = {
+            "epoch": self.epoch + 1,
+            "train_loss": self.total_loss / len(self.data.train),
+            "validation_loss": validation_loss,
+            "xview2_score": score.score,
+            "localization_f1": score.localization_f1,
+            "damage_f1": score.damage_f1,
+            "accuracy": matrix.accuracy(),
+            "loss_seconds": self.loss.seconds,
+            "seconds": self.seconds,
+        }
+        for metric in ("dice", "recall"):
+            values = getattr(matrix, metric)().tolist()
+            row |= {f"{metric}_{name}": value for name, value in zip(rp.xbd.CLASS_NAMES, values, strict=True)}
+        return row
+
+    @torch.no_grad()
+    def predict(self, pre: Tensor, post: Tensor) -> Tensor:
+        """The predicted mask of images (N, 3, H, W)."""
+        self.model.eval()
+        logits: Tensor = self.model(pre, post)
+        return logits.argmax(1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values and tensors, for ``torch.load(weights_only=True)``."""
+        return {
+            "settings": self.options.settings(),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "random": torch.get_rng_state(),
+            "history": self.history,
+            "batch": self.batch,
+            "total_loss": self.total_loss,
+            "seconds": self.seconds,
+            "loss_seconds": self.loss.seconds,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was taken."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        torch.set_rng_state(state["random"])
+        self.history = state["history"]
+        self.batch = state["batch"]
+        self.total_loss = state["total_loss"]
+        self.seconds = state["seconds"]
+        self.loss.seconds = state["loss_seconds"]

@@ -1,0 +1,196 @@
+//! The confusion matrix: every metric of a segmentation comes from this one table of counts.
+//!
+//! Input and target are read once, in tiles of pixels: the argmax of the tile, its target classes, then the counts.
+//! Nothing of the size of the image is made.
+
+mod read;
+
+use std::ops::Range;
+
+use self::read::{INVALID, Reader};
+use crate::cpu::pool;
+use crate::tensor::View;
+use crate::{Error, Result};
+
+/// Most pixels in a tile: its buffers stay in the first-level cache.
+const TILE: usize = 256;
+/// Up to this many classes the counts are kept in [`BANKS`] copies.
+const BANKED_CLASSES: usize = 16;
+/// Neighbouring pixels mostly fall in one cell; separate copies keep their increments from waiting for each other.
+const BANKS: usize = 4;
+/// A thread is not woken for less than this many logits or labels: counting them takes about as long as waking it.
+const ELEMENTS_OF_A_JOB: usize = 1 << 16;
+
+/// Counts predictions against targets: a (C, C) matrix in row-major order, rows = target, columns = prediction.
+///
+/// `input` holds logits (floating) or labels (integers, one channel), `target` labels; both have the same samples and pixels.
+/// The prediction of a pixel of logits is its first largest class, and nan counts as the largest value (both as
+/// `torch.argmax`). A pixel whose target is `ignore_index` is not counted, whatever its input holds. A label outside
+/// `[0, C)` is an error that gives its position in (N, *`spatial`).
+pub fn confusion_matrix(
+    input: &View,
+    target: &View,
+    spatial: &[usize],
+    classes: usize,
+    ignore_index: i64,
+    threads: usize,
+) -> Result<Vec<u64>> {
+    check(input, target, spatial, classes)?;
+    let task = Task { input: Reader::new(*input), target: Reader::new(*target), classes, ignore_index };
+    // Each job makes a matrix of its own, so there are no more jobs than threads.
+    let elements = input.samples * input.channels * input.pixels;
+    let jobs = threads.min(elements / ELEMENTS_OF_A_JOB).max(1);
+    let tiles = task.tiles();
+    let parts = pool::run(threads, jobs, || (), |(), job| task.count(tiles * job / jobs..tiles * (job + 1) / jobs));
+    let mut total = vec![0; classes * classes];
+    for part in parts {
+        // In job order, so the first wrong label of all is reported.
+        let counts = part.map_err(|wrong| wrong.into_error(&task, spatial))?;
+        total.iter_mut().zip(counts).for_each(|(total, count)| *total += count);
+    }
+    Ok(total)
+}
+
+/// The views must agree; callers give errors in terms of their own shapes before this.
+fn check(input: &View, target: &View, spatial: &[usize], classes: usize) -> Result<()> {
+    if classes == 0 {
+        return Err(Error::value("num_classes", classes, "at least one class"));
+    }
+    if target.dtype().is_floating() {
+        return Err(Error::type_("target", target.dtype().name(), "class indices in uint8, int16, int32 or int64"));
+    }
+    let channels = if input.dtype().is_floating() { classes } else { 1 };
+    if (input.samples, input.channels, input.pixels) != (target.samples, channels, target.pixels) {
+        return Err(Error::value(
+            "input",
+            format!("{} samples, {} channels, {} pixels", input.samples, input.channels, input.pixels),
+            format!("{} samples, {channels} channels, {} pixels, as in target", target.samples, target.pixels),
+        ));
+    }
+    if spatial.iter().product::<usize>() != target.pixels {
+        return Err(Error::value("spatial", format!("{spatial:?}"), format!("sizes of {} pixels", target.pixels)));
+    }
+    Ok(())
+}
+
+/// What is counted.
+struct Task<'a> {
+    input: Reader<'a>,
+    target: Reader<'a>,
+    classes: usize,
+    ignore_index: i64,
+}
+
+/// The first label outside `[0, C)`.
+struct WrongLabel {
+    argument: &'static str,
+    label: i64,
+    sample: usize,
+    pixel: usize,
+}
+
+impl Task<'_> {
+    /// Long tiles suit few classes; with many, a tile of logits should still fit the second-level cache.
+    fn tile_length(&self) -> usize {
+        (16_384 / self.classes).clamp(32, TILE)
+    }
+
+    fn tiles_per_sample(&self) -> usize {
+        self.target.view.pixels.div_ceil(self.tile_length())
+    }
+
+    fn tiles(&self) -> usize {
+        self.target.view.samples * self.tiles_per_sample()
+    }
+
+    /// The counts of a range of tiles, or the first wrong label in it.
+    fn count(&self, tiles: Range<usize>) -> std::result::Result<Vec<u64>, WrongLabel> {
+        let mut counts = Counts::new(self.classes);
+        let (mut rows, mut columns) = ([0; TILE], [0; TILE]);
+        for tile in tiles {
+            let (sample, first) = (tile / self.tiles_per_sample(), tile % self.tiles_per_sample() * self.tile_length());
+            let length = self.tile_length().min(self.target.view.pixels - first);
+            let (rows, columns) = (&mut rows[..length], &mut columns[..length]);
+            self.target.labels(sample, first, self.classes, Some(self.ignore_index), rows);
+            if self.input.view.dtype().is_floating() {
+                self.input.argmax(sample, first, columns);
+            } else {
+                self.input.labels(sample, first, self.classes, None, columns);
+            }
+            if let Some(wrong) = self.wrong_label(rows, columns, sample, first) {
+                return Err(wrong);
+            }
+            counts.add(rows, columns);
+        }
+        Ok(counts.matrix())
+    }
+
+    fn wrong_label(&self, rows: &[u32], columns: &[u32], sample: usize, first: usize) -> Option<WrongLabel> {
+        let ignored = self.classes as u32;
+        let wrong = |row: u32, column: u32| (row == INVALID) | ((column == INVALID) & (row != ignored));
+        // The whole tile without an early exit, so that the loop is a vector loop; where it is comes second.
+        let any = rows.iter().zip(columns).fold(false, |any, (&row, &column)| any | wrong(row, column));
+        if !any {
+            return None;
+        }
+        let at = rows.iter().zip(columns).position(|(&row, &column)| wrong(row, column))?;
+        let (argument, reader) = if rows[at] == INVALID { ("target", &self.target) } else { ("input", &self.input) };
+        Some(WrongLabel { argument, label: reader.label(sample, first + at), sample, pixel: first + at })
+    }
+}
+
+impl WrongLabel {
+    fn into_error(self, task: &Task, spatial: &[usize]) -> Error {
+        let mut position = vec![self.sample];
+        let mut rest = self.pixel;
+        for index in 0..spatial.len() {
+            let inner: usize = spatial[index + 1..].iter().product();
+            position.push(rest / inner);
+            rest %= inner;
+        }
+        let (label, classes) = (self.label, task.classes);
+        match self.argument {
+            "target" => Error::Label { label, position, classes, ignore_index: task.ignore_index },
+            input => Error::value(
+                input,
+                format!("label {label} at position {position:?}"),
+                format!("0 to {} where the target is not ignored", classes - 1),
+            ),
+        }
+    }
+}
+
+/// Counts of (target, prediction) pairs, with one more row for ignored pixels so that counting has no branch.
+struct Counts {
+    classes: usize,
+    banks: usize,
+    counts: Vec<u64>,
+}
+
+impl Counts {
+    fn new(classes: usize) -> Self {
+        let banks = if classes <= BANKED_CLASSES { BANKS } else { 1 };
+        Self { classes, banks, counts: vec![0; banks * (classes + 1) * classes] }
+    }
+
+    fn add(&mut self, rows: &[u32], columns: &[u32]) {
+        let cells = (self.classes + 1) * self.classes;
+        for (pixel, (&row, &column)) in rows.iter().zip(columns).enumerate() {
+            // An ignored pixel may have any input label: its column is pulled into range and its row dropped in the end.
+            let column = (column as usize).min(self.classes - 1);
+            self.counts[(pixel & (self.banks - 1)) * cells + row as usize * self.classes + column] += 1;
+        }
+    }
+
+    /// The (C, C) matrix: the banks' sum, without the row of ignored pixels.
+    fn matrix(mut self) -> Vec<u64> {
+        let (kept, cells) = (self.classes * self.classes, (self.classes + 1) * self.classes);
+        for bank in 1..self.banks {
+            for cell in 0..kept {
+                self.counts[cell] += self.counts[bank * cells + cell];
+            }
+        }
+        self.counts.truncate(kept);
+        self.counts
+    }
+}

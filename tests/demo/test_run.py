@@ -1,0 +1,113 @@
+"""The command from tiles to pictures, in a process of its own, with and without Ctrl-C."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from PIL import Image
+
+import rarepixel as rp
+
+TINY = ["--tiles", "8", "--size", "64", "--crop", "48", "--batch-size", "2"]
+
+
+def command(output, *arguments):
+    return [sys.executable, "-m", "rarepixel", "demo", "--output", str(output), *arguments]
+
+
+def run(output, *arguments):
+    return subprocess.run(command(output, *arguments), capture_output=True, text=True, timeout=300)
+
+
+def history(output):
+    """history.csv without the times."""
+    with (output / "history.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{name: value for name, value in row.items() if "seconds" not in name} for row in rows]
+
+
+def test_a_run_leaves_four_files_that_open(tmp_path):
+    done = run(tmp_path, *TINY, "--epochs", "2")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    for shown in (
+        "epoch 1 of 2",
+        "epoch 2 of 2",
+        "destroyed",
+        "xView2 score",
+        "accuracy",
+        "s in the loss",
+        "predictions.png",
+    ):
+        assert shown in done.stdout
+    rows = history(tmp_path)
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert all(math.isfinite(float(row["train_loss"])) for row in rows)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert len(state["history"]) == 2
+    for name in ("curves.png", "predictions.png"):
+        assert min(Image.open(tmp_path / name).size) > 300
+    assert not list(tmp_path.glob("*.part"))
+
+    again = run(tmp_path, "--resume")  # nothing is left to train
+    assert again.returncode == 0, again.stderr
+    assert history(tmp_path) == rows
+
+    other = run(tmp_path, "--resume", "--epochs", "3")
+    assert other.returncode == 1
+    assert "--epochs: got 3, but" in other.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT cannot be sent to one process")
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_ctrl_c_saves_and_resume_goes_on_to_the_same_end(tmp_path, workers):
+    epochs = [*TINY, "--epochs", "40", "--workers", workers]
+    # A session of its own, so that the signal reaches the workers too, as in a terminal.
+    process = subprocess.Popen(
+        command(tmp_path / "stopped", *epochs),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 200
+    while not (tmp_path / "stopped" / "history.csv").exists() and time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert stderr == ""
+    assert "stopped in epoch" in stdout
+    assert f"rarepixel demo --output {tmp_path / 'stopped'} --resume" in stdout
+    assert len(history(tmp_path / "stopped")) < 40
+
+    assert run(tmp_path / "stopped", "--resume").returncode == 0
+    assert run(tmp_path / "whole", *epochs).returncode == 0
+    assert history(tmp_path / "stopped") == history(tmp_path / "whole")
+
+
+def test_real_layout_by_data(tmp_path):
+    rp.xbd.synthesize(tmp_path / "xbd", tiles=4, size=64, split="train")
+    done = run(tmp_path / "out", "--data", str(tmp_path / "xbd"), "--crop", "32", "--epochs", "1")
+    assert done.returncode == 0, done.stderr
+    assert "3 to train on, 1 to validate" in done.stdout
+    assert not (tmp_path / "out" / "tiles").exists()
+
+
+def test_a_broken_tile_is_named(tmp_path):
+    rp.xbd.synthesize(tmp_path / "xbd", tiles=4, size=64)
+    for image in (tmp_path / "xbd/train/images").iterdir():
+        image.write_bytes(image.read_bytes()[:500])
+    done = run(tmp_path / "out", "--data", str(tmp_path / "xbd"), "--crop", "32", "--epochs", "1")
+    assert done.returncode == 1
+    assert "_disaster.png: " in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,116 @@
+"""A run interrupted and gone on with is the run that was not; torch's losses give the same run as ours."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from rarepixel.demo import checkpoint, data
+from rarepixel.demo.training import Training, deterministic
+
+TIMES = ("seconds", "loss_seconds")
+
+
+def start(options):
+    return Training(options, data.load(data.synthetic_root(options, lambda made: None), options))
+
+
+def finish(training, stop_after=math.inf):
+    """Train to the end, or until so many batches and tiles were done."""
+    done = 0
+
+    def advance():
+        nonlocal done
+        done += 1
+
+    def interrupted():
+        return done >= stop_after
+
+    while not training.finished:
+        if not (training.train_epoch(interrupted, advance) and training.validate(interrupted, advance)):
+            return
+        if interrupted():
+            return
+
+
+def numbers(training):
+    """The history without the times, as text, in which every digit counts and nan equals nan."""
+    return [str({name: value for name, value in row.items() if name not in TIMES}) for row in training.history]
+
+
+@pytest.fixture
+def whole(tiny):
+    with deterministic(0):
+        training = start(tiny())
+        finish(training)
+    return training
+
+
+# An epoch is 3 batches and 2 tiles: stop in the batches, right before and in validation, between epochs, in the next.
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 4, 5, 6])
+def test_a_run_gone_on_with_is_the_run_that_was_not_interrupted(tiny, whole, stop_after):
+    path = tiny().checkpoint
+    with deterministic(0):
+        training = start(tiny())
+        finish(training, stop_after)
+        assert not training.finished
+        checkpoint.save(path, training.state_dict())
+    with deterministic(123):  # whatever was random before
+        training = start(tiny())
+        training.load_state_dict(checkpoint.load(path))
+        finish(training)
+    assert numbers(training) == numbers(whole)
+    for name, parameter in whole.model.state_dict().items():
+        assert torch.equal(parameter, training.model.state_dict()[name]), name
+
+
+def test_torch_losses_give_the_same_curves(tiny):
+    runs = []
+    for losses in ("rarepixel", "torch"):
+        with deterministic(0):
+            runs.append(start(tiny(losses=losses, epochs=8)))
+            finish(runs[-1])
+    for name in ("train_loss", "validation_loss"):
+        ours, theirs = ([row[name] for row in run.history] for run in runs)
+        assert theirs == pytest.approx(ours, rel=1e-4)
+        assert ours[-1] < ours[0]
+
+
+def test_a_row_holds_what_the_table_shows(whole):
+    row = whole.history[-1]
+    assert row["epoch"] == 2
+    assert 0 < row["loss_seconds"] < row["seconds"]
+    assert 0 <= row["xview2_score"] <= 1
+    assert 0 <= row["accuracy"] <= 1
+    assert set(row) >= {"dice_background", "recall_destroyed", "damage_f1", "localization_f1"}
+
+
+def test_determinism_is_switched_back():
+    before = torch.are_deterministic_algorithms_enabled()
+    with deterministic(0):
+        assert torch.are_deterministic_algorithms_enabled()
+    assert torch.are_deterministic_algorithms_enabled() == before
+
+
+def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    checkpoint.save(path, {"value": 1})
+    with pytest.raises(RuntimeError, match="disk"):
+        checkpoint.write_atomically(path, lambda file: (file.write(b"half"), fail("disk")))
+    assert checkpoint.load(path)["value"] == 1
+
+
+def fail(text):
+    raise RuntimeError(text)
+
+
+def test_what_is_no_checkpoint_is_named(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match=r"checkpoint.pt: not a readable checkpoint"):
+        checkpoint.load(path)
+    torch.save({"model": {}}, path)
+    with pytest.raises(ValueError, match=r"checkpoint.pt: not a checkpoint of this version"):
+        checkpoint.load(path)

@@ -1,0 +1,142 @@
+"""Pictures, by what is drawn in them."""
+
+from __future__ import annotations
+
+import builtins
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import rarepixel as rp
+
+pytest.importorskip("matplotlib")
+
+
+def sample(rows=None, height=12, width=16):
+    """A pre and a post image and a mask with every class and one ignored pixel."""
+    shape = (height, width) if rows is None else (rows, height, width)
+    random = np.random.default_rng(0)
+    pre, post = (random.integers(0, 256, (*shape, 3), dtype=np.uint8) for _ in range(2))
+    mask = np.zeros(shape, dtype=np.uint8)
+    mask[..., 0, :6] = [0, 1, 2, 3, 4, 255]
+    return pre, post, mask
+
+
+def drawn(axes):
+    return np.asarray(axes.get_images()[0].get_array())
+
+
+def legend(figure):
+    return {text.get_text(): patch.get_facecolor() for text, patch in
+            zip(figure.legends[0].get_texts(), figure.legends[0].get_patches(), strict=True)}  # fmt: skip
+
+
+def test_damage_panel_draws_images_and_colours():
+    pre, post, mask = sample()
+    prediction = np.full_like(mask, 4)
+    figure = rp.plot.damage_panel(pre, post, mask, prediction)
+    assert [axes.get_title() for axes in figure.axes] == ["pre", "post", "truth", "prediction"]
+    np.testing.assert_array_equal(drawn(figure.axes[0]), pre)
+    np.testing.assert_array_equal(drawn(figure.axes[1]), post)
+    truth = drawn(figure.axes[2])
+    np.testing.assert_array_equal(truth[0, :5], rp.xbd.CLASS_COLORS)
+    np.testing.assert_array_equal(truth[0, 5], rp.plot.IGNORED_COLOR)
+    np.testing.assert_array_equal(truth[1:], 0)
+    assert (drawn(figure.axes[3]) == rp.xbd.CLASS_COLORS[4]).all()
+    colors = legend(figure)
+    assert list(colors) == [*rp.xbd.CLASS_NAMES, "un-classified (ignored)"]
+    np.testing.assert_allclose(colors["destroyed"][:3], np.array(rp.xbd.CLASS_COLORS[4]) / 255)
+
+
+def test_damage_panel_takes_batches_channels_first_floats_and_torch(tmp_path):
+    torch = pytest.importorskip("torch")
+    pre, post, mask = sample(rows=3)
+    mask[mask == 255] = 0
+    first = torch.from_numpy(np.moveaxis(pre, -1, 1) / 255).requires_grad_()
+    figure = rp.plot.damage_panel(first, post, torch.from_numpy(mask), titles=["a", "b", "c"])
+    assert len(figure.axes) == 9
+    assert [axes.get_ylabel() for axes in figure.axes[::3]] == ["a", "b", "c"]
+    np.testing.assert_allclose(drawn(figure.axes[3]), pre[1] / 255)
+    assert "un-classified (ignored)" not in legend(figure)
+    figure.savefig(tmp_path / "panel.png")
+    assert (tmp_path / "panel.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"post": np.zeros((5, 16, 3), np.uint8)}, r"post: got 1 of 5 x 16, expected 1 of 12 x 16, as truth"),
+        ({"pre": np.zeros((12, 16), np.uint8)}, r"pre: got shape \(12, 16\), expected \(3, H, W\)"),
+        ({"pre": np.full((12, 16, 3), -2.0)}, r"pre: got float64 from -2.0 to -2.0, expected uint8 or floats"),
+        ({"prediction": np.full((12, 16), 5)}, r"prediction: got class 5, expected 0 to 4 or 255"),
+        ({"truth": np.zeros((12, 16))}, r"truth: got shape \(12, 16\) of float64, expected"),
+        ({"titles": ["a", "b"]}, r"titles: got 2, expected 1"),
+    ],
+)
+def test_damage_panel_names_bad_input(change, message):
+    pre, post, truth = sample()
+    with pytest.raises(ValueError, match=message):
+        rp.plot.damage_panel(**{"pre": pre, "post": post, "truth": truth} | change)
+
+
+def test_class_mix_draws_the_counts():
+    figure = rp.plot.class_mix(np.array([96_000, 2_700, 100, 100, 0]))
+    axes = figure.axes[0]
+    assert [bar.get_width() for bar in axes.patches] == [96_000, 2_700, 100, 100, 0]
+    np.testing.assert_allclose(axes.patches[3].get_facecolor()[:3], np.array(rp.xbd.CLASS_COLORS[3]) / 255)
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(rp.xbd.CLASS_NAMES)
+    assert axes.get_xscale() == "log"
+    assert axes.get_xlabel() == "pixels (logarithmic)"
+    assert axes.texts[0].get_text() == "97.07 %"
+    figure.canvas.draw()
+    with pytest.raises(ValueError, match=r"counts: got shape \(2,\), expected \(5,\)"):
+        rp.plot.class_mix([1, 2])
+
+
+def test_class_mix_of_nothing():
+    rp.plot.class_mix([0] * 5).canvas.draw()
+
+
+def test_loss_curves_draw_the_history():
+    history = [
+        {"epoch": epoch, "train_loss": 1 / epoch, "validation_loss": 2 / epoch, "dice_destroyed": 0.1 * epoch}
+        for epoch in range(1, 6)
+    ]
+    as_text = [{name: str(value) for name, value in row.items()} for row in history]  # as csv.DictReader gives them
+    for rows in (history, as_text):
+        losses, scores = rp.plot.loss_curves(rows).axes
+        assert [line.get_label() for line in losses.lines] == ["train loss", "validation loss"]
+        np.testing.assert_allclose(losses.lines[1].get_ydata(), [2 / epoch for epoch in range(1, 6)])
+        np.testing.assert_allclose(losses.lines[1].get_xdata(), range(1, 6))
+        assert (losses.get_xlabel(), losses.get_ylabel()) == ("epoch", "loss")
+        assert [line.get_label() for line in scores.lines] == ["Dice destroyed"]
+        np.testing.assert_allclose(scores.lines[0].get_ydata(), [0.1 * epoch for epoch in range(1, 6)])
+        assert losses.lines[0].get_color() != losses.lines[1].get_color()
+        assert losses.lines[0].get_marker() != losses.lines[1].get_marker()
+
+
+def test_loss_curves_name_a_bad_history():
+    for history in ([], [{"train_loss": 1.0}], [{"epoch": 1}]):
+        with pytest.raises(ValueError, match=r"history: got columns .*, expected epoch and train_loss"):
+            rp.plot.loss_curves(history)
+
+
+def test_without_matplotlib_the_error_says_how_to_get_it(monkeypatch):
+    real = builtins.__import__
+
+    def refuse(name, *arguments, **keywords):
+        if name.startswith("matplotlib"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name="matplotlib")
+        return real(name, *arguments, **keywords)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(ImportError, match=r'rarepixel.plot needs matplotlib: pip install "rarepixel\[demo\]"'):
+        rp.plot.class_mix([1, 1, 1, 1, 1])
+
+
+def test_import_rarepixel_imports_neither_matplotlib_nor_torch():
+    code = "import sys, rarepixel.plot; print(sorted({'torch', 'matplotlib'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
