@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-rust test-python lint format bench setup clean
+.PHONY: demo test test-rust test-python test-gpu lint format bench bench-gpu setup clean
 
 demo: setup ## synthesise tiles and train a small Siamese damage model on them
 	$(BIN)/rarepixel demo
@@ -17,6 +17,15 @@ test-rust:
 
 test-python: setup
 	$(BIN)/pytest -q
+
+test-gpu: setup ## the CUDA tests on the GPU at hand, and a few under compute-sanitizer where that is installed
+	$(BIN)/python -c 'import torch; assert torch.cuda.is_available(), "torch sees no GPU"'
+	$(BIN)/pytest -q tests/cuda
+	@command -v compute-sanitizer >/dev/null || echo "make: compute-sanitizer is not on PATH: not run" >&2
+	@! command -v compute-sanitizer >/dev/null || for tool in memcheck racecheck synccheck; do \
+		PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 \
+			$(BIN)/pytest -q tests/cuda/test_parity.py -k "whole_vectors and float32 and uint8" || exit 1; \
+	done
 
 lint: setup ## formats, lints and types, all as errors
 	cargo fmt --check
@@ -35,6 +44,9 @@ format: setup
 bench: setup ## ours against torch and its peers; a table and a CSV in benches/results
 	$(BIN)/pip install --quiet ".[bench]"
 	$(BIN)/python benches/losses.py
+
+bench-gpu: setup ## ours against torch on the GPU at hand; a CSV in benches/results
+	$(BIN)/python benches/gpu.py
 
 setup: $(VENV)/.extension
 

@@ -40,6 +40,9 @@ pub enum Error {
         /// The label of ignored pixels.
         ignore_index: i64,
     },
+    /// CUDA cannot be used, or a call of it failed (`RuntimeError`).
+    #[error("{0}")]
+    Cuda(String),
     /// A file whose content is wrong (`ValueError`).
     #[error("{}: {problem}", path.display())]
     File {

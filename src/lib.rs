@@ -3,6 +3,7 @@
 //! The crate is the Rust core of the Python package `rarepixel`; [`python`] is the only module that knows Python.
 
 pub mod cpu;
+pub mod cuda;
 pub mod error;
 pub mod loss;
 pub mod metrics;

@@ -56,6 +56,16 @@ impl DType {
         .find(|dtype| dtype.name() == name)
     }
 
+    /// Bytes of one element.
+    pub fn size(self) -> usize {
+        match self {
+            Self::UInt8 => 1,
+            Self::Float16 | Self::BFloat16 | Self::Int16 => 2,
+            Self::Float32 | Self::Int32 => 4,
+            Self::Float64 | Self::Int64 => 8,
+        }
+    }
+
     /// Whether logits may have it.
     pub fn is_floating(self) -> bool {
         matches!(self, Self::Float32 | Self::Float64 | Self::Float16 | Self::BFloat16)
@@ -121,6 +131,11 @@ impl<'a> View<'a> {
     /// The element type.
     pub fn dtype(&self) -> DType {
         self.dtype
+    }
+
+    /// The address of the first element.
+    pub fn address(&self) -> usize {
+        self.pointer as usize
     }
 
     /// The address of element (sample, channel, pixel), as a pointer to `T`.

@@ -62,13 +62,22 @@ def laid_out(tensor: Tensor, layout: str) -> Tensor:
         # Also for (N, C, L): the class dimension is the densest.
         return tensor.movedim(1, -1).contiguous().movedim(-1, 1)
     if layout == "channel_slice":
-        wide = torch.full((tensor.shape[0], tensor.shape[1] + 3, *tensor.shape[2:]), torch.nan, dtype=tensor.dtype)
+        wide = torch.full(
+            (tensor.shape[0], tensor.shape[1] + 3, *tensor.shape[2:]),
+            torch.nan,
+            dtype=tensor.dtype,
+            device=tensor.device,
+        )
         wide[:, 2:-1] = tensor
         return wide[:, 2:-1]
     if layout == "sample_slice":
-        wide = torch.full((2 * tensor.shape[0], *tensor.shape[1:]), torch.nan, dtype=tensor.dtype)
+        wide = torch.full((2 * tensor.shape[0], *tensor.shape[1:]), torch.nan, dtype=tensor.dtype, device=tensor.device)
         wide[::2] = tensor
         return wide[::2]
+    if layout == "storage_offset":
+        # Starts in the middle of a vector.
+        storage = torch.empty(tensor.numel() + 1, dtype=tensor.dtype, device=tensor.device)
+        return storage[1:].view(tensor.shape).copy_(tensor)
     if layout == "permuted":
         return tensor.transpose(0, -1).contiguous().transpose(0, -1)
     return tensor.contiguous()

@@ -12,6 +12,14 @@ __all__ = [
     "LossSpec",
     "build_info",
     "confusion_matrix",
+    "cuda_cache",
+    "cuda_compile",
+    "cuda_devices",
+    "cuda_driver",
+    "cuda_loss_backward",
+    "cuda_loss_forward",
+    "cuda_nvrtc",
+    "cuda_workspace",
     "default_threads",
     "folds",
     "loss_backward",
@@ -84,6 +92,46 @@ def loss_backward(
 ) -> None: ...
 def loss_finish(spec: LossSpec, sums: _Tensor, dice_weight: list[float] | None) -> float: ...
 def folds(shape: Sequence[int], strides: Sequence[int], leading: int) -> bool: ...
+def cuda_workspace(spec: LossSpec, device: int, input: _Tensor, target: _Tensor, loss: _Tensor) -> int: ...
+def cuda_loss_forward(
+    spec: LossSpec,
+    device: int,
+    stream: int,
+    input: _Tensor,
+    target: _Tensor,
+    weight: _Tensor | None,
+    dice_weight: _Tensor | None,
+    loss: _Tensor,
+    sums: _Tensor,
+    partials: _Tensor,
+) -> None: ...
+def cuda_loss_backward(
+    spec: LossSpec,
+    device: int,
+    stream: int,
+    grad_output: _Tensor,
+    input: _Tensor,
+    target: _Tensor,
+    weight: _Tensor | None,
+    dice_weight: _Tensor | None,
+    sums: _Tensor,
+    coefficients: _Tensor,
+    gradient: _Tensor,
+) -> None: ...
+def cuda_driver() -> tuple[int, int]: ...
+def cuda_nvrtc() -> tuple[tuple[int, int], list[int]]: ...
+def cuda_devices() -> list[tuple[str, tuple[int, int]]]: ...
+def cuda_cache() -> tuple[Path, int, int, str | None] | None: ...
+def cuda_compile(
+    spec: LossSpec,
+    source: str,
+    input: str,
+    target: str,
+    classes: int,
+    channels_last: bool,
+    architecture: int,
+    ptx: bool,
+) -> tuple[bytes, str]: ...
 def default_threads() -> int: ...
 
 # xBD: what rarepixel.xbd wraps. A half of a tile is (image, label, target).

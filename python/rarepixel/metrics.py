@@ -287,7 +287,9 @@ class XView2Metric:
         self._damage = np.zeros((5, 5), dtype=np.int64)
 
     def merge(self, other: XView2Metric) -> None:
-        """Add the counts of another metric, for example another worker's."""
+        """Add the counts of another metric with the same ignore_index, for example another worker's."""
+        if other.ignore_index != self.ignore_index:
+            raise ValueError(f"other: got ignore_index {other.ignore_index}, expected {self.ignore_index}")
         self._localization += other._localization
         self._damage += other._damage
 

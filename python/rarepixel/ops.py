@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from . import _core
+from . import _core, _cuda
 from .options import Options, spec
 
 _DTYPES = {
@@ -29,6 +29,9 @@ _DTYPES = {
     torch.int64: "int64",
 }
 
+
+# Weights for each class as Rust reads them: a list of numbers on the CPU, a tensor on CUDA.
+Weight: TypeAlias = Any
 
 # torch's schema language calls these types as Python does.
 _OPTIONS_SCHEMA = ", ".join(f"{type(value).__name__} {name}" for name, value in Options._field_defaults.items())
@@ -67,8 +70,15 @@ def _prepared(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return _foldable(input, 2), _foldable(target, 1)
 
 
-def _listed(weight: Tensor | None) -> list[float] | None:
-    return None if weight is None else weight.tolist()
+def _on_cuda(tensor: Tensor) -> bool:
+    return tensor.is_cuda
+
+
+def _constants(weight: Tensor | None, input: Tensor) -> Weight:
+    """Weights as Rust reads them: numbers, or on CUDA their memory, which is not waited for."""
+    if weight is None:
+        return None
+    return weight.to(_compute_dtype(input)).contiguous() if _on_cuda(input) else weight.tolist()
 
 
 def _outputs(input: Tensor, target: Tensor, options: Options) -> tuple[Tensor, Tensor]:
@@ -89,8 +99,8 @@ def _outputs(input: Tensor, target: Tensor, options: Options) -> tuple[Tensor, T
 def _forward(
     input: Tensor,
     target: Tensor,
-    weight: list[float] | None,
-    dice_weight: list[float] | None,
+    weight: Weight,
+    dice_weight: Weight,
     options: Options,
     gradient: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
@@ -99,6 +109,11 @@ def _forward(
             f"input: got shape {list(input.shape)}, expected (N, C, *spatial) with 0 to 3 spatial dimensions"
         )
     loss, sums = _outputs(input, target, options)
+    if _on_cuda(input):
+        if _cuda.debugging() and target.ndim < input.ndim:
+            _cuda.check_labels(target, input.shape[1], options.ignore_index)
+        _cuda.forward(spec(options), _described, input, target, weight, dice_weight, loss, sums)
+        return loss, sums
     _core.loss_forward(
         spec(options),
         _described(input),
@@ -117,17 +132,23 @@ def _backward(
     grad_output: Tensor,
     input: Tensor,
     target: Tensor,
-    weight: list[float] | None,
-    dice_weight: list[float] | None,
+    weight: Weight,
+    dice_weight: Weight,
     sums: Tensor,
     options: Options,
     gradient: Tensor | None = None,
 ) -> Tensor:
     if gradient is None:
         gradient = torch.empty_like(input, memory_format=_memory_format(input))
+    if grad_output.ndim:
+        grad_output = _foldable(grad_output, 1)
+    if _on_cuda(input):
+        grad_output = grad_output.to(_compute_dtype(input))
+        _cuda.backward(spec(options), _described, grad_output, input, target, weight, dice_weight, sums, gradient)
+        return gradient
     _core.loss_backward(
         spec(options),
-        _described(_foldable(grad_output, 1) if grad_output.ndim else grad_output),
+        _described(grad_output),
         _described(input),
         _described(target),
         weight,
@@ -188,12 +209,13 @@ class _Loss(torch.autograd.Function):
         ctx: Any,
         input: Tensor,
         target: Tensor,
-        weight: list[float] | None,
-        dice_weight: list[float] | None,
+        weight: Weight,
+        dice_weight: Weight,
         options: Options,
     ) -> Tensor:
         gradient = None
-        if spec(options).one_pass:
+        # On CUDA the incoming gradient is not known here without waiting for it.
+        if spec(options).one_pass and not _on_cuda(input):
             gradient = torch.empty_like(input, memory_format=_memory_format(input))
         loss, sums = _forward(input, target, weight, dice_weight, options, gradient)
         ctx.save_for_backward(input, target)
@@ -254,15 +276,17 @@ _library.define(
 
 
 @torch.library.impl(_library, "loss", "CPU")
-def _loss_cpu(
+@torch.library.impl(_library, "loss", "CUDA")
+def _loss_kernel(
     input: Tensor, target: Tensor, weight: Tensor | None, dice_weight: Tensor | None, *options: Any
 ) -> tuple[Tensor, Tensor]:
     input, target = _prepared(input, target)
-    return _forward(input, target, _listed(weight), _listed(dice_weight), Options(*options), None)
+    return _forward(input, target, _constants(weight, input), _constants(dice_weight, input), Options(*options), None)
 
 
 @torch.library.impl(_library, "loss_backward", "CPU")
-def _loss_backward_cpu(
+@torch.library.impl(_library, "loss_backward", "CUDA")
+def _loss_backward_kernel(
     grad_output: Tensor,
     input: Tensor,
     target: Tensor,
@@ -273,7 +297,8 @@ def _loss_backward_cpu(
 ) -> Tensor:
     memory_format = _memory_format(input)
     input, target = _prepared(input, target)
-    gradient = _backward(grad_output, input, target, _listed(weight), _listed(dice_weight), sums, Options(*options))
+    weights = (_constants(weight, input), _constants(dice_weight, input))
+    gradient = _backward(grad_output, input, target, *weights, sums, Options(*options))
     return gradient.contiguous(memory_format=memory_format)
 
 
@@ -341,9 +366,17 @@ def _as_weight(argument: str, weight: Tensor | Sequence[float] | None, input: Te
         return None
     if not isinstance(weight, Tensor):
         try:
-            weight = torch.as_tensor(weight, dtype=torch.float64, device=input.device)
+            values = torch.as_tensor(weight, dtype=torch.float64)
         except (TypeError, ValueError) as error:
             raise TypeError(f"{argument}: got {weight!r}, expected one number for each class") from error
+        if _on_cuda(input) and values.ndim == 1 and _is_plain(input):
+            numbers = tuple(values.tolist())
+            _cuda.check_weight(argument, numbers)
+            weight = _cuda.weight_tensor(numbers, _compute_dtype(input), input.device)
+        else:
+            weight = values.to(input.device)
+    elif _on_cuda(input) and _cuda.debugging() and weight.ndim == 1:
+        _cuda.check_weight(argument, weight.tolist())
     if weight.ndim != 1:
         raise ValueError(
             f"{argument}: got shape {list(weight.shape)}, expected ({input.shape[1]},), one value for each class"
@@ -380,16 +413,24 @@ def loss(
     dice_weight = _as_weight(weight_names[1], dice_weight, input)
     if sync is not False:
         return _synchronised(input, target, options, weight, dice_weight, sync)
-    if input.device.type not in ("cpu", "meta"):
+    if input.device.type not in ("cpu", "cuda", "meta"):
         _warn_once(input.device.type)
         return _plain(input, target, weight, dice_weight, options)
     if _in_transform():
         return _plain(input, target, weight, dice_weight, options)
+    if _on_cuda(input) and options.target_mode != "exact":
+        from . import reference
+
+        if options.target_mode == "area":  # shares of classes under cross entropy have no kernel
+            return _plain(input, target, weight, dice_weight, options)
+        mode, align_corners = options.target_mode, options.align_corners
+        input, target = reference.matched(input, target, mode, align_corners, options.ignore_index)
+        options = options._replace(target_mode="exact")
     if not _is_plain(input):
         result: Tensor = torch.ops.rarepixel.loss(input, target, weight, dice_weight, *options)[0]
         return result
     input, target = _prepared(input, target)
-    weights = (_listed(weight), _listed(dice_weight))
+    weights = (_constants(weight, input), _constants(dice_weight, input))
     if torch.is_grad_enabled() and input.requires_grad:
         result = _Loss.apply(input, target, *weights, options)
         return result
@@ -413,7 +454,7 @@ def _synchronised(
         raise ValueError("sync: works on plain CPU tensors in eager mode; torch.compile cannot trace it")
     input, target = _prepared(input, target)
     group = None if sync is True else sync
-    result: Tensor = _Synchronised.apply(input, target, _listed(weight), _listed(dice_weight), options, group)
+    result: Tensor = _Synchronised.apply(input, target, _constants(weight, input), _constants(dice_weight, input), options, group)
     return result
 
 

@@ -1,5 +1,7 @@
 //! Class-index targets: checking and counting them, and bringing them into tiles.
 
+#![allow(clippy::needless_range_loop)] // see the comment in `count`
+
 use super::simd::Element;
 
 /// An integer type that labels come in.
@@ -48,6 +50,8 @@ pub(super) use with_labels;
 
 /// Labels a scan takes at a time.
 const BLOCK: usize = 4096;
+/// Bytes compared at a time; a block has fewer than 256 such rows.
+const ROW: usize = 64;
 /// Above this many classes a table is faster than a comparison for each class.
 const MAX_COMPARED: usize = 16;
 
@@ -74,11 +78,13 @@ pub unsafe fn count<L: Label>(
         let at = |i: usize| unsafe { from.offset(i as isize * stride).read_unaligned() }.to_i64();
         let is_bad = |label: i64| label != ignore_index && label as u64 >= classes;
         let mut bad = false;
+        // Plain index loops: iterator adapters are not always inlined into a function of another instruction set.
         if small {
-            for (slot, i) in block.iter_mut().zip(start..end) {
-                let label = at(i);
+            let block = &mut block[..end - start];
+            for i in 0..block.len() {
+                let label = at(start + i);
                 bad |= is_bad(label);
-                *slot = if label == ignore_index { u8::MAX } else { label as u8 };
+                block[i] = if label == ignore_index { u8::MAX } else { label as u8 };
             }
         } else {
             for i in start..end {
@@ -89,9 +95,10 @@ pub unsafe fn count<L: Label>(
             return (start..end).find(|&i| is_bad(at(i)));
         }
         if small {
-            block[end - start..].fill(u8::MAX);
-            for (class, count) in counts.iter_mut().enumerate() {
-                *count += count_equal(&block, class as u8);
+            let rows = (end - start).next_multiple_of(ROW);
+            block[end - start..rows].fill(u8::MAX);
+            for class in 0..counts.len() {
+                counts[class] += count_equal(&block[..rows], class as u8);
             }
         } else {
             for i in start..end {
@@ -105,16 +112,21 @@ pub unsafe fn count<L: Label>(
     None
 }
 
-/// How many bytes of the block equal `value`: 64 byte-wide counters, none of which can overflow in 64 rows.
+/// How many bytes equal `value`: byte-wide counters, none of which can overflow in the rows of one block.
 #[inline(always)]
-fn count_equal(block: &[u8; BLOCK], value: u8) -> u64 {
-    let mut counters = [0u8; 64];
-    for row in block.chunks_exact(64) {
-        for (counter, &byte) in counters.iter_mut().zip(row) {
-            *counter += u8::from(byte == value);
+fn count_equal(bytes: &[u8], value: u8) -> u64 {
+    let mut counters = [0u8; ROW];
+    for row in 0..bytes.len() / ROW {
+        let row = &bytes[row * ROW..][..ROW];
+        for i in 0..ROW {
+            counters[i] += u8::from(row[i] == value);
         }
     }
-    counters.iter().map(|&counter| u64::from(counter)).sum()
+    let mut count = 0;
+    for counter in counters {
+        count += u64::from(counter);
+    }
+    count
 }
 
 /// Labels as numbers of the tile, -1 for ignored ones.
@@ -126,14 +138,14 @@ pub unsafe fn fill<T: Element, L: Label>(from: *const L, stride: isize, ignore_i
     // The labels were counted before, so they fit in 32 bits, which convert faster.
     let convert = |label: i64| if label == ignore_index { T::from_i32(-1) } else { T::from_i32(label as i32) };
     if stride == 1 {
-        for (i, slot) in to.iter_mut().enumerate() {
+        for i in 0..to.len() {
             // SAFETY: i < to.len().
-            *slot = convert(unsafe { from.add(i).read_unaligned() }.to_i64());
+            to[i] = convert(unsafe { from.add(i).read_unaligned() }.to_i64());
         }
     } else {
-        for (i, slot) in to.iter_mut().enumerate() {
+        for i in 0..to.len() {
             // SAFETY: i < to.len().
-            *slot = convert(unsafe { from.offset(i as isize * stride).read_unaligned() }.to_i64());
+            to[i] = convert(unsafe { from.offset(i as isize * stride).read_unaligned() }.to_i64());
         }
     }
 }

@@ -186,13 +186,11 @@ impl<'a> Problem<'a> {
             Target::Soft(view, _) => expect_shape("target", &[view.channels], &[classes], "the classes of input")?,
             Target::Index(_) => {}
         }
-        if let Some(weight) = self.weight {
-            let name = if matches!(self.spec.pixel, Some((PixelLoss::Focal { .. }, _))) { "alpha" } else { "weight" };
-            validate_weight(name, weight, classes)?;
-        }
-        if let Some(weight) = self.dice_weight {
-            let name = if self.spec.pixel.is_some() { "dice_weight" } else { "weight" };
-            validate_weight(name, weight, classes)?;
+        let (name, dice_name) = self.spec.weight_names();
+        for (name, weight) in [(name, self.weight), (dice_name, self.dice_weight)] {
+            if let Some(weight) = weight {
+                validate_weight(name, weight, classes)?;
+            }
         }
         Ok(self)
     }

@@ -119,6 +119,12 @@ impl LossSpec {
         Ok(())
     }
 
+    /// The arguments that the class weights of the pixel and the region term come in.
+    pub fn weight_names(&self) -> (&'static str, &'static str) {
+        let pixel = if matches!(self.pixel, Some((PixelLoss::Focal { .. }, _))) { "alpha" } else { "weight" };
+        (pixel, if self.pixel.is_some() { "dice_weight" } else { "weight" })
+    }
+
     /// Whether the finished loss is one number.
     pub fn is_scalar(&self) -> bool {
         self.reduction != Reduction::None

@@ -1,7 +1,7 @@
 //! From [`crate::Error`] to Python exceptions.
 
 use pyo3::PyErr;
-use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError, PyValueError};
 
 use crate::Error;
 
@@ -9,6 +9,7 @@ impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
         match error {
             Error::Value { .. } | Error::Label { .. } | Error::File { .. } => PyValueError::new_err(error.to_string()),
+            Error::Cuda(_) => PyRuntimeError::new_err(error.to_string()),
             Error::Type { .. } => PyTypeError::new_err(error.to_string()),
             Error::Io { path, source } => match source.raw_os_error() {
                 // OSError(errno, text, file) picks the subclass: FileNotFoundError, PermissionError, ...

@@ -29,7 +29,7 @@ enum Sizes {
 /// Which terms a loss has and their options; immutable.
 #[pyclass(frozen, name = "LossSpec", module = "rarepixel._core")]
 pub struct PyLossSpec {
-    spec: LossSpec,
+    pub(super) spec: LossSpec,
     /// The same for a resized target, which has its own label for ignored pixels.
     resized: LossSpec,
     sizes: Sizes,

@@ -1,6 +1,7 @@
 //! The Python module `rarepixel._core`: the only code that names PyO3.
 
 mod build_info;
+mod cuda;
 mod error;
 mod loss;
 mod metrics;
@@ -13,6 +14,11 @@ use pyo3::prelude::*;
 mod _core {
     #[pymodule_export]
     use super::build_info::build_info;
+    #[pymodule_export]
+    use super::cuda::{
+        cuda_cache, cuda_compile, cuda_devices, cuda_driver, cuda_loss_backward, cuda_loss_forward, cuda_nvrtc,
+        cuda_workspace,
+    };
     #[pymodule_export]
     use super::loss::{PyLossSpec, default_threads, folds, loss_backward, loss_finish, loss_forward};
     #[pymodule_export]

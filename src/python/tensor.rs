@@ -1,6 +1,7 @@
 //! Tensors as Python hands them over: (data pointer, dtype name, shape, strides in elements, the tensor itself).
 
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedStr;
 
 use crate::tensor::{DType, View};
 use crate::{Error, Result};
@@ -8,7 +9,8 @@ use crate::{Error, Result};
 /// A tensor of somebody else. Works on every version of torch, for bfloat16 too, and for NumPy.
 pub struct Tensor {
     pointer: usize,
-    dtype: String,
+    /// Ours, or the name of another.
+    dtype: std::result::Result<DType, String>,
     /// Sizes.
     pub shape: Vec<usize>,
     strides: Vec<isize>,
@@ -19,7 +21,8 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Tensor {
 
     fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
         // The last item keeps the memory alive while the caller's tuple is.
-        let (pointer, dtype, shape, strides, _owner): (_, _, _, _, Bound<'_, PyAny>) = object.extract()?;
+        let (pointer, dtype, shape, strides, _owner): (_, PyBackedStr, _, _, Bound<'_, PyAny>) = object.extract()?;
+        let dtype = DType::from_name(&dtype).ok_or_else(|| dtype.to_string());
         Ok(Self { pointer, dtype, shape, strides })
     }
 }
@@ -27,7 +30,7 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Tensor {
 impl Tensor {
     /// The dtype, if it is one that we read.
     pub fn dtype(&self, argument: &'static str, expected: &str) -> Result<DType> {
-        DType::from_name(&self.dtype).ok_or_else(|| Error::type_(argument, &self.dtype, expected))
+        self.dtype.as_ref().copied().map_err(|name| Error::type_(argument, name, expected))
     }
 
     /// The tensor as (samples, channels, pixels), or without channels as (samples, pixels).
@@ -41,6 +44,19 @@ impl Tensor {
         })
     }
 
+    /// The address of a contiguous tensor of that dtype (which may lie on a device: it is not followed here).
+    pub fn contiguous(&self, argument: &'static str, expected: DType) -> Result<u64> {
+        let dtype = self.dtype(argument, expected.name())?;
+        if dtype != expected {
+            return Err(Error::type_(argument, dtype.name(), expected.name()));
+        }
+        let folded = crate::tensor::fold(&self.shape, &self.strides);
+        match folded {
+            Some((length, stride)) if stride == 1 || length == 1 => Ok(self.pointer as u64),
+            _ => Err(Error::value(argument, format!("strides {:?}", self.strides), "a contiguous tensor")),
+        }
+    }
+
     /// The only element of a floating scalar.
     pub fn scalar(&self, argument: &'static str) -> Result<f64> {
         let dtype = self.dtype(argument, "a floating dtype")?;
@@ -51,7 +67,7 @@ impl Tensor {
                 DType::Float64 => (self.pointer as *const f64).read_unaligned(),
                 DType::Float16 => (self.pointer as *const half::f16).read_unaligned().to_f64(),
                 DType::BFloat16 => (self.pointer as *const half::bf16).read_unaligned().to_f64(),
-                _ => return Err(Error::type_(argument, &self.dtype, "a floating dtype")),
+                other => return Err(Error::type_(argument, other.name(), "a floating dtype")),
             })
         }
     }
@@ -60,8 +76,8 @@ impl Tensor {
     pub fn set_scalar(&self, value: f64) {
         // SAFETY: as in `scalar`.
         unsafe {
-            match self.dtype.as_str() {
-                "float64" => (self.pointer as *mut f64).write_unaligned(value),
+            match self.dtype {
+                Ok(DType::Float64) => (self.pointer as *mut f64).write_unaligned(value),
                 _ => (self.pointer as *mut f32).write_unaligned(value as f32),
             }
         }
@@ -69,7 +85,7 @@ impl Tensor {
 
     /// A contiguous float64 tensor as a slice.
     pub fn doubles(&self) -> &[f64] {
-        assert_eq!(self.dtype, "float64");
+        assert_eq!(self.dtype, Ok(DType::Float64));
         let len = self.shape.iter().product();
         if len == 0 {
             return &[];
@@ -80,7 +96,7 @@ impl Tensor {
 
     /// Copy `values` into a contiguous float64 tensor of as many elements.
     pub fn set_doubles(&self, values: &[f64]) {
-        assert_eq!((self.dtype.as_str(), self.shape.iter().product()), ("float64", values.len()));
+        assert_eq!((&self.dtype, self.shape.iter().product()), (&Ok(DType::Float64), values.len()));
         // SAFETY: as in `doubles`.
         unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), self.pointer as *mut f64, values.len()) }
     }

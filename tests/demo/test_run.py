@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 import rarepixel as rp
+from support import real_tiles
 
 TINY = ["--tiles", "8", "--size", "64", "--crop", "48", "--batch-size", "2"]
 
@@ -101,6 +102,16 @@ def test_real_layout_by_data(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "3 to train on, 1 to validate" in done.stdout
     assert not (tmp_path / "out" / "tiles").exists()
+
+
+def test_real_tiles(tmp_path):
+    if (root := real_tiles()) is None:
+        pytest.skip("no real xBD tiles here")
+    done = run(tmp_path, "--data", str(root), "--crop", "128", "--epochs", "1")
+    assert done.returncode == 0, done.stderr
+    # The sample's train and tier3 tiles, judged by its test tiles.
+    assert "3 to train on, 2 to validate" in done.stdout
+    assert min(Image.open(tmp_path / "predictions.png").size) > 300
 
 
 def test_a_broken_tile_is_named(tmp_path):

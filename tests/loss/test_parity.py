@@ -71,10 +71,10 @@ def batches(draw: st.DrawFn, name: str) -> tuple[torch.Tensor, torch.Tensor, dic
     return logits, labels, chosen
 
 
-def as_tensors(chosen: dict[str, Any]) -> dict[str, Any]:
+def as_tensors(chosen: dict[str, Any], device: str = "cpu") -> dict[str, Any]:
     names = ("weight", "alpha", "dice_weight")
     return {
-        name: torch.tensor(value, dtype=torch.float64) if name in names and value is not None else value
+        name: torch.tensor(value, dtype=torch.float64, device=device) if name in names and value is not None else value
         for name, value in chosen.items()
     }
 
@@ -86,13 +86,15 @@ def compare(
     labels: torch.Tensor,
     layout: str,
     chosen: dict[str, Any],
+    device: str = "cpu",
 ) -> None:
     """The fused loss and gradient against the float64 truth on the same (rounded) logits."""
-    rounded = laid_out(logits.to(precision.dtype), layout)
+    rounded = laid_out(logits.to(device, precision.dtype), layout)
+    labels = labels.to(device)
     input = rounded.detach().requires_grad_()
     truth_input = rounded.detach().double().requires_grad_()
     loss = getattr(rp, name)(input, labels, **chosen)
-    truth = getattr(reference, name)(truth_input, labels, **as_tensors(chosen))
+    truth = getattr(reference, name)(truth_input, labels, **as_tensors(chosen, device))
     assert loss.dtype == (torch.float64 if precision.dtype == torch.float64 else torch.float32)
     generator = torch.Generator().manual_seed(0)
     incoming = torch.randn(loss.shape, generator=generator, dtype=torch.float64)
@@ -102,7 +104,7 @@ def compare(
     own_loss_error = own_gradient_error = 0.0
     if precision.dtype == torch.float32:  # no further from the truth than torch's own float32, or 1e-6
         own_input = rounded.detach().requires_grad_()
-        own = getattr(reference, name)(own_input, labels, **as_tensors(chosen))
+        own = getattr(reference, name)(own_input, labels, **as_tensors(chosen, device))
         own_loss_error = (own.double() - truth).abs().max().item() if own.numel() else 0.0
         own_gradient = gradient_of(own, own_input, incoming.to(own)).double()
         own_gradient_error = (own_gradient - true_gradient).abs().max().item() if own_gradient.numel() else 0.0

@@ -114,5 +114,7 @@ def test_bad_input_is_named():
         rp.metrics.xview2_score(labels, labels, localization_target=labels[0])
     with pytest.raises(ValueError, match=r"target: got label 5 at position \[0, 0\], expected 0 to 4"):
         rp.metrics.xview2_score(labels, labels + 5)
+    with pytest.raises(ValueError, match="other: got ignore_index 0, expected 255"):
+        rp.metrics.XView2Metric().merge(rp.metrics.XView2Metric(ignore_index=0))
     with pytest.raises(ValueError, match="matrix: got 4 classes, expected the 5 of xBD"):
         rp.metrics.XView2Score.from_confusion_matrix(rp.metrics.ConfusionMatrix(4))

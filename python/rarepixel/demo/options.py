@@ -21,8 +21,8 @@ class Options:
     output: Path = Path("demo-output")
     data: Path | None = None
     losses: str = "rarepixel"
-    epochs: int = 12
-    tiles: int = 64
+    epochs: int = 10
+    tiles: int = 192
     size: int = 256
     crop: int = 192
     batch_size: int = 8

@@ -1,0 +1,208 @@
+"""The losses on a GPU against torch, and against the bandwidth that the card gives a copy.
+
+    python benches/gpu.py [--quick]
+
+Times are medians over CUDA events, warm, with inputs rotated so that none is still in the L2. Every answer is compared
+with the reference before it is timed. A CSV goes to benches/results/<date>-<card>.csv with driver, versions and commit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from itertools import cycle
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import rarepixel as rp
+from rarepixel import reference
+
+RESULTS = Path(__file__).parent / "results"
+SHAPES = ((8, 5, 1024, 1024), (16, 5, 512, 512))
+Loss = Callable[[Tensor, Tensor], Tensor]
+LOSSES = ("cross_entropy", "focal_loss", "dice_loss", "dice_focal_loss")
+
+
+def milliseconds(work: Iterator[Callable[[], object]], repeats: int) -> float:
+    """The median time of one piece of work, from events round each."""
+    for _ in range(5):
+        next(work)()
+    times = []
+    for _ in range(repeats):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        piece = next(work)
+        start.record()
+        piece()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end))
+    return statistics.median(times)
+
+
+def copies_needed(size: int) -> int:
+    """How many tensors of that size it takes so that a tensor has left the L2 before its turn comes again."""
+    cache = torch.cuda.get_device_properties(0).L2_cache_size
+    return max(2, -(-4 * cache // size))
+
+
+def copy_bandwidth(repeats: int) -> float:
+    """GB/s of a device-to-device copy: bytes read and written."""
+    source, target = (torch.empty(2**28, dtype=torch.float32, device="cuda") for _ in range(2))
+    time = milliseconds(cycle([lambda: target.copy_(source)]), repeats)
+    return 2 * source.nbytes / time / 1e6
+
+
+def memory_of(loss: Loss, input: Tensor, target: Tensor) -> float:
+    """Peak extra memory of a forward and a backward pass, in sizes of the logits."""
+    input.grad = None
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    loss(input, target).backward()
+    extra = torch.cuda.max_memory_allocated() - before
+    input.grad = None
+    return extra / input.nbytes
+
+
+def check(name: str, loss: Loss, input: Tensor, target: Tensor) -> None:
+    """The first sample's loss and gradient against the reference in float64."""
+    some, labels = input.detach()[:1].clone().requires_grad_(), target[:1]
+    truth_input = some.detach().double().requires_grad_()
+    value, truth = loss(some, labels), getattr(reference, name)(truth_input, labels.long())
+    (gradient,), (true_gradient,) = torch.autograd.grad(value, some), torch.autograd.grad(truth, truth_input)
+    close = 2**-7 if some.dtype == torch.bfloat16 else 1e-5
+    assert abs(value.item() - truth.item()) <= close * abs(truth.item()), (
+        f"{name}: {value.item()}, expected {truth.item()}"
+    )
+    error = (gradient.double() - true_gradient).abs().max() / true_gradient.abs().max()
+    assert error <= close, f"{name}: gradient off by {error:.1e}"
+
+
+def measure(name: str, loss: Loss, batches: list[tuple[Tensor, Tensor]], repeats: int) -> tuple[float, float, float]:
+    """(forward, backward, both) in milliseconds."""
+
+    def forward(input: Tensor, target: Tensor) -> None:
+        with torch.no_grad():
+            loss(input, target)
+
+    def both(input: Tensor, target: Tensor) -> None:
+        torch.autograd.grad(loss(input, target), input)
+
+    times = [
+        milliseconds(cycle([lambda batch=batch, work=work: work(*batch) for batch in batches]), repeats)
+        for work in (forward, both)
+    ]
+    # The backward pass alone, on graphs made before.
+    values = [loss(*batch) for batch in batches]
+    backward = [
+        lambda value=value, input=batch[0]: torch.autograd.grad(value, input, retain_graph=True)
+        for value, batch in zip(values, batches, strict=True)
+    ]
+    return times[0], milliseconds(cycle(backward), repeats), times[1]
+
+
+def commit() -> str:
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
+    )
+    return done.stdout.strip() or "unknown"
+
+
+def driver() -> str:
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer repeats, no torch.compile, one shape")
+    quick = parser.parse_args().quick
+    if not torch.cuda.is_available():
+        sys.exit("benches/gpu.py: torch sees no GPU")
+    repeats = 20 if quick else 100
+    card = torch.cuda.get_device_name(0)
+    bandwidth = copy_bandwidth(repeats)
+    about = {
+        "card": card,
+        "driver": driver(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "rarepixel": rp.__version__,
+        "commit": commit(),
+    }
+    print(", ".join(f"{key} {value}" for key, value in about.items()))
+    print(f"copy bandwidth {bandwidth:.0f} GB/s")
+    rows = []
+    for shape in SHAPES[:1] if quick else SHAPES:
+        for dtype in (torch.float32, torch.bfloat16):
+            for label_dtype in (torch.uint8, torch.int64):
+                rows += bench_batch(shape, dtype, label_dtype, bandwidth, repeats, quick)
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{datetime.date.today()}-{re.sub(r'[^A-Za-z0-9]+', '-', card).strip('-').lower()}.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], *about, "copy_gb_s"])
+        writer.writeheader()
+        writer.writerows(row | about | {"copy_gb_s": round(bandwidth)} for row in rows)
+    print(f"written: {path}")
+
+
+def bench_batch(
+    shape: tuple[int, ...], dtype: torch.dtype, label_dtype: torch.dtype, bandwidth: float, repeats: int, quick: bool
+) -> list[dict[str, object]]:
+    """All losses and implementations on one kind of batch."""
+    generator = torch.Generator("cuda").manual_seed(0)
+    logits_bytes = torch.Size(shape).numel() * dtype.itemsize
+    batches = [
+        (
+            torch.randn(shape, generator=generator, device="cuda").to(dtype).requires_grad_(),
+            torch.randint(shape[1], (shape[0], *shape[2:]), generator=generator, device="cuda").to(label_dtype),
+        )
+        for _ in range(copies_needed(logits_bytes))
+    ]
+    label_bytes = batches[0][1].nbytes
+    # Each logit and label read once a pass; each gradient written once.
+    moved = {"forward": logits_bytes + label_bytes, "backward": 2 * logits_bytes + label_bytes}
+    rows: list[dict[str, object]] = []
+    for name in LOSSES:
+        plain: Loss = lambda input, target, name=name: getattr(reference, name)(input, target)  # noqa: E731
+        implementations: dict[str, Loss] = {"rarepixel": getattr(rp, name), "torch": plain}
+        if not quick:
+            implementations["torch.compile"] = torch.compile(plain)
+        for implementation, loss in implementations.items():
+            check(name, loss, *batches[0])
+            forward, backward, both = measure(name, loss, batches, repeats)
+            share = {
+                part: moved[part] / time / 1e6 / bandwidth
+                for part, time in (("forward", forward), ("backward", backward))
+            }
+            row = {
+                "loss": name,
+                "implementation": implementation,
+                "shape": "x".join(map(str, shape)),
+                "dtype": str(dtype).removeprefix("torch."),
+                "labels": str(label_dtype).removeprefix("torch."),
+                "forward_ms": round(forward, 4),
+                "backward_ms": round(backward, 4),
+                "both_ms": round(both, 4),
+                "forward_of_copy": round(share["forward"], 3),
+                "backward_of_copy": round(share["backward"], 3),
+                "memory_of_logits": round(memory_of(loss, *batches[0]), 3),
+            }
+            rows.append(row)
+            print(" ".join(f"{key}={value}" for key, value in row.items()), flush=True)
+    return rows
+
+
+if __name__ == "__main__":
+    main()

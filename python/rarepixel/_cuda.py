@@ -1,0 +1,150 @@
+"""The CUDA side of the bridge: torch allocates and owns the stream, Rust launches.
+
+No call here waits for the device or copies to it, so all of it can be captured in a CUDA graph once the kernels are
+compiled, which the first call for each kind of loss and operands does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import _core
+
+Describe = Callable[[Tensor], tuple[int, str, Sequence[int], Sequence[int], object]]
+
+
+def nvrtc_candidates() -> list[Path]:
+    """NVRTC libraries in the packages that CUDA builds of torch bring, those of torch's own CUDA version first."""
+    major = (torch.version.cuda or "").split(".")[0]
+    folders = [Path(entry) / "nvidia" for entry in sys.path if entry and (Path(entry) / "nvidia").is_dir()]
+    found = [
+        library
+        for folder in folders
+        for pattern in ("cu*/lib/libnvrtc.so.*", "cuda_nvrtc/lib/libnvrtc.so.*")
+        for library in sorted(folder.glob(pattern), reverse=True)
+    ]
+    return sorted(found, key=lambda library: not library.name.endswith(f".{major}"))
+
+
+@cache
+def load_nvrtc() -> str | None:
+    """Load the NVRTC that came with torch, which no library path leads to. Its path; None leaves it to the system."""
+    for library in nvrtc_candidates():
+        try:
+            # Its other half is looked for by name when something is compiled: have it there.
+            for builtins in sorted(library.parent.glob("libnvrtc-builtins.so.*")):
+                ctypes.CDLL(str(builtins), mode=ctypes.RTLD_GLOBAL)
+            ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+        except OSError:
+            continue
+        return str(library)
+    return None
+
+
+def _place(input: Tensor) -> tuple[int, int]:
+    """Device ordinal and current stream."""
+    ordinal = input.get_device()
+    return ordinal, torch.cuda.current_stream(ordinal).cuda_stream
+
+
+@lru_cache(maxsize=256)
+def weight_tensor(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Weights given as numbers, on the device. Kept, because each copy from the host would wait for the device."""
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
+def debugging() -> bool:
+    """Whether ``RAREPIXEL_DEBUG`` asks for checks that wait for the device."""
+    return os.environ.get("RAREPIXEL_DEBUG", "0") not in ("", "0")
+
+
+def check_labels(target: Tensor, classes: int, ignore_index: int) -> None:
+    """Raise the error that CPU tensors give for a label that is no class."""
+    labels = target.long()
+    wrong = (labels != ignore_index) & ((labels < 0) | (labels >= classes))
+    if wrong.any():
+        position = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            f"target: got label {labels[tuple(position)].item()} at position {position}, expected 0 to {classes - 1} "
+            f"or ignore_index ({ignore_index})"
+        )
+
+
+def check_weight(argument: str, values: Sequence[float]) -> None:
+    """Raise the error that CPU tensors give for a weight that is negative or not finite."""
+    for index, value in enumerate(values):
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{argument}: got {value} for class {index}, expected finite numbers of at least 0")
+
+
+def forward(
+    spec: _core.LossSpec,
+    described: Describe,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    dice_weight: Tensor | None,
+    loss: Tensor,
+    sums: Tensor,
+) -> None:
+    """Fill `loss` and `sums`. Weights are contiguous and in the type of the computation."""
+    load_nvrtc()
+    ordinal, stream = _place(input)
+    input_, target_, loss_ = described(input), described(target), described(loss)
+    partials = sums.new_empty(_core.cuda_workspace(spec, ordinal, input_, target_, loss_))
+    _core.cuda_loss_forward(
+        spec,
+        ordinal,
+        stream,
+        input_,
+        target_,
+        None if weight is None else described(weight),
+        None if dice_weight is None else described(dice_weight),
+        loss_,
+        described(sums),
+        described(partials),
+    )
+
+
+def backward(
+    spec: _core.LossSpec,
+    described: Describe,
+    grad_output: Tensor,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    dice_weight: Tensor | None,
+    sums: Tensor,
+    gradient: Tensor,
+) -> None:
+    """Fill `gradient`."""
+    load_nvrtc()
+    ordinal, stream = _place(input)
+    # Per row: the factor of the pixel term, and with Dice two numbers for each class.
+    rows, columns = sums.shape
+    coefficients = sums.new_empty(
+        rows * (1 + 2 * input.shape[1] if columns > 3 else 1),
+        dtype=torch.float64 if input.dtype == torch.float64 else torch.float32,
+    )
+    _core.cuda_loss_backward(
+        spec,
+        ordinal,
+        stream,
+        described(grad_output),
+        described(input),
+        described(target),
+        None if weight is None else described(weight),
+        None if dice_weight is None else described(dice_weight),
+        described(sums),
+        described(coefficients),
+        described(gradient),
+    )

@@ -1,0 +1,84 @@
+//! What the host hands to the kernels: field for field the structs of `kernels/pass.cuh` and `kernels/finish.cu`.
+
+use cudarc::driver::DeviceRepr;
+
+/// An address in device memory; 0 is null.
+pub type Pointer = u64;
+
+/// `Strides` of `pass.cuh`: elements.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Strides {
+    pub sample: i64,
+    pub channel: i64,
+    pub pixel: i64,
+}
+
+impl From<[isize; 3]> for Strides {
+    fn from([sample, channel, pixel]: [isize; 3]) -> Self {
+        Self { sample: sample as i64, channel: channel as i64, pixel: pixel as i64 }
+    }
+}
+
+/// `Arguments` of `pass.cuh`, where the fields are explained.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct PassArguments {
+    pub input: Pointer,
+    pub target: Pointer,
+    pub weight: Pointer,
+    pub loss: Pointer,
+    pub partials: Pointer,
+    pub incoming: Pointer,
+    pub coefficients: Pointer,
+    pub gradient: Pointer,
+    pub input_strides: Strides,
+    pub target_strides: Strides,
+    pub loss_strides: Strides,
+    pub incoming_strides: Strides,
+    pub gradient_strides: Strides,
+    pub samples: i64,
+    pub pixels: i64,
+    pub step_samples: i64,
+    pub step_pixels: i64,
+    pub ignore_index: i64,
+    pub gamma: f64,
+    pub smoothing: f64,
+    pub rows: i32,
+    pub blocks: i32,
+    pub classes: i32,
+}
+
+/// `FinishArguments` of `finish.cu`, where the fields are explained.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct FinishArguments {
+    pub partials: Pointer,
+    pub sums: Pointer,
+    pub loss: Pointer,
+    pub grad_output: Pointer,
+    pub coefficients: Pointer,
+    pub weight: Pointer,
+    pub dice_weight: Pointer,
+    pub pixel_factor: f64,
+    pub region_factor: f64,
+    pub smooth: f64,
+    pub rows: i64,
+    pub blocks: i32,
+    pub classes: i32,
+    pub pixel: i32,
+    pub region: i32,
+    pub mean: i32,
+    pub macro_average: i32,
+    pub include_background: i32,
+    pub skip_absent: i32,
+    pub soft: i32,
+}
+
+// SAFETY: `repr(C)` of integers and doubles, with the fields and the order of the struct that the kernels declare; the tests compare
+// the sizes with those in the compiled kernels.
+unsafe impl DeviceRepr for PassArguments {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for FinishArguments {}
+
+const _: () = assert!(size_of::<PassArguments>() == 256 && size_of::<FinishArguments>() == 128);

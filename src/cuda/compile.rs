@@ -1,0 +1,129 @@
+//! NVRTC: from the embedded sources to a kernel image.
+
+use std::ffi::CString;
+
+use cudarc::nvrtc::{result, sys};
+
+use super::library::{self, nvrtc_error};
+use super::variant::{Source, Variant};
+use crate::{Error, Result};
+
+/// Each source with its name for messages, in the order of compilation.
+fn sources(source: Source) -> Vec<(&'static str, &'static str)> {
+    let number = ("number.cuh", include_str!("kernels/number.cuh"));
+    let pass = ("pass.cuh", include_str!("kernels/pass.cuh"));
+    match source {
+        Source::Reduce => vec![number, pass, ("reduce.cu", include_str!("kernels/reduce.cu"))],
+        Source::Gradient => vec![number, pass, ("gradient.cu", include_str!("kernels/gradient.cu"))],
+        Source::Finish => vec![number, ("finish.cu", include_str!("kernels/finish.cu"))],
+    }
+}
+
+/// All sources of a kernel as one text: NVRTC needs no include path.
+pub fn source_text(source: Source) -> String {
+    sources(source).into_iter().map(|(name, text)| format!("#line 1 \"{name}\"\n{text}\n")).collect()
+}
+
+/// What a kernel is compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Architecture {
+    /// Machine code for one architecture, such as 90 for sm_90.
+    Cubin(i32),
+    /// PTX, which the driver compiles: where the device is newer than NVRTC.
+    Ptx(i32),
+}
+
+impl Architecture {
+    /// For a device of that compute capability: machine code if this NVRTC knows the device, else the newest PTX that runs there.
+    pub fn for_device(capability: i32) -> Result<Self> {
+        let known = library::architectures()?;
+        if known.contains(&capability) {
+            return Ok(Self::Cubin(capability));
+        }
+        match known.iter().copied().filter(|&architecture| architecture < capability).max() {
+            Some(architecture) => Ok(Self::Ptx(architecture)),
+            None => {
+                let lowest = known.iter().copied().min().unwrap_or_default();
+                Err(Error::Cuda(format!(
+                    "CUDA: the device has compute capability {}.{}, but this NVRTC compiles for {}.{} and newer",
+                    capability / 10,
+                    capability % 10,
+                    lowest / 10,
+                    lowest % 10
+                )))
+            }
+        }
+    }
+
+    /// PTX for the same device.
+    pub fn ptx(self) -> Self {
+        let (Self::Cubin(architecture) | Self::Ptx(architecture)) = self;
+        Self::Ptx(architecture)
+    }
+}
+
+/// NVRTC's options for a variant.
+pub fn options(variant: &Variant, architecture: Architecture) -> Vec<String> {
+    let mut options = vec![
+        match architecture {
+            Architecture::Cubin(number) => format!("--gpu-architecture=sm_{number}"),
+            Architecture::Ptx(number) => format!("--gpu-architecture=compute_{number}"),
+        },
+        "--std=c++17".to_owned(),
+        "--ptxas-options=--verbose".to_owned(),
+    ];
+    options.extend(variant.definitions().into_iter().map(|definition| format!("--define-macro={definition}")));
+    options
+}
+
+/// A program of NVRTC, destroyed with its owner.
+struct Program(sys::nvrtcProgram);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // SAFETY: the handle came from nvrtcCreateProgram and is destroyed once.
+        let _ = unsafe { result::destroy_program(self.0) };
+    }
+}
+
+/// Read something of which NVRTC first tells the size.
+fn read(
+    program: &Program,
+    what: &str,
+    size_of: unsafe fn(sys::nvrtcProgram, *mut usize) -> sys::nvrtcResult,
+    copy: unsafe fn(sys::nvrtcProgram, *mut std::ffi::c_char) -> sys::nvrtcResult,
+) -> Result<Vec<u8>> {
+    let mut size = 0;
+    // SAFETY: the program lives; NVRTC writes the size.
+    unsafe { size_of(program.0, &mut size) }.result().map_err(nvrtc_error(what))?;
+    let mut bytes = vec![0u8; size];
+    // SAFETY: the buffer has the size that NVRTC has just announced.
+    unsafe { copy(program.0, bytes.as_mut_ptr().cast()) }.result().map_err(nvrtc_error(what))?;
+    Ok(bytes)
+}
+
+/// A compiled kernel and what the compiler said about it (registers and memory, for cubins).
+pub struct Compiled {
+    /// A cubin, or PTX with its final zero byte.
+    pub image: Vec<u8>,
+    /// NVRTC's log.
+    pub log: String,
+}
+
+/// Compile a variant.
+pub fn compile(variant: &Variant, architecture: Architecture) -> Result<Compiled> {
+    library::nvrtc()?;
+    let text = CString::new(source_text(variant.source)).expect("the sources have no zero byte");
+    let program =
+        Program(result::create_program(&text, Some(c"rarepixel.cu")).map_err(nvrtc_error("cannot create a program"))?);
+    // SAFETY: the program was just created.
+    let status = unsafe { result::compile_program(program.0, &options(variant, architecture)) };
+    let log = read(&program, "cannot read the log", sys::nvrtcGetProgramLogSize, sys::nvrtcGetProgramLog)?;
+    let log = String::from_utf8_lossy(&log).trim_end_matches('\0').to_owned();
+    status.map_err(nvrtc_error(format!("cannot compile {variant:?} for {architecture:?}: {log}")))?;
+    let image = match architecture {
+        Architecture::Cubin(_) => read(&program, "cannot read the cubin", sys::nvrtcGetCUBINSize, sys::nvrtcGetCUBIN)?,
+        Architecture::Ptx(_) => read(&program, "cannot read the PTX", sys::nvrtcGetPTXSize, sys::nvrtcGetPTX)?,
+    };
+    Ok(Compiled { image, log })
+}

@@ -1,0 +1,153 @@
+//! Devices, the kernels loaded on them, and launches.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cudarc::driver::result::{ctx, device};
+use cudarc::driver::sys::{CUcontext, CUdevice_attribute, CUresult, CUstream};
+use cudarc::driver::{CudaContext, CudaFunction, DeviceRepr, LaunchConfig, PushKernelArg};
+use cudarc::nvrtc::Ptx;
+
+use super::cache;
+use super::compile::Architecture;
+use super::library::{self, driver_error};
+use super::variant::Variant;
+use crate::Result;
+
+/// A device with the primary context that torch uses too.
+pub struct Device {
+    context: Arc<CudaContext>,
+    architecture: Architecture,
+    multiprocessors: u32,
+    kernels: Mutex<HashMap<Variant, Arc<Kernel>>>,
+}
+
+/// A loaded variant.
+pub struct Kernel {
+    /// In the order of `Source::entries`.
+    functions: Vec<CudaFunction>,
+    /// Threads a block.
+    threads: u32,
+    /// Blocks of the first function that the device holds at a time.
+    pub resident: u32,
+}
+
+/// Makes the thread's current context what it was before: torch relies on it.
+struct Restore(Option<CUcontext>);
+
+impl Restore {
+    fn new() -> Result<Self> {
+        Ok(Self(ctx::get_current().map_err(driver_error("cannot ask for the current context"))?))
+    }
+}
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        // SAFETY: the context was current when this began, so it is one, or null: none.
+        let _ = unsafe { ctx::set_current(self.0.unwrap_or(std::ptr::null_mut())) };
+    }
+}
+
+/// Devices in use, by ordinal. They stay for the life of the process, as torch's contexts do.
+static DEVICES: Mutex<Vec<(usize, Arc<Device>)>> = Mutex::new(Vec::new());
+
+impl Device {
+    /// The device of that ordinal. The first call for it looks for the driver and asks for the device's facts.
+    pub fn get(ordinal: usize) -> Result<Arc<Self>> {
+        let mut devices = DEVICES.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, device)) = devices.iter().find(|(number, _)| *number == ordinal) {
+            return Ok(device.clone());
+        }
+        library::driver()?;
+        let _restore = Restore::new()?;
+        let context = CudaContext::new(ordinal).map_err(driver_error(format!("cannot use device {ordinal}")))?;
+        let doing = format!("cannot ask for the facts of device {ordinal}");
+        let (major, minor) = context.compute_capability().map_err(driver_error(&doing))?;
+        let multiprocessors = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        let multiprocessors = context.attribute(multiprocessors).map_err(driver_error(&doing))?;
+        let device = Arc::new(Self {
+            context,
+            architecture: Architecture::for_device(10 * major + minor)?,
+            multiprocessors: multiprocessors.max(1) as u32,
+            kernels: Mutex::default(),
+        });
+        devices.push((ordinal, device.clone()));
+        Ok(device)
+    }
+
+    /// The loaded kernel of that variant: compiled, or read from the cache, when it is first asked for.
+    pub fn kernel(&self, variant: &Variant) -> Result<Arc<Kernel>> {
+        let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kernel) = kernels.get(variant) {
+            return Ok(kernel.clone());
+        }
+        let _restore = Restore::new()?;
+        let kernel = Arc::new(self.load(variant)?);
+        kernels.insert(*variant, kernel.clone());
+        Ok(kernel)
+    }
+
+    fn load(&self, variant: &Variant) -> Result<Kernel> {
+        let load = |architecture, fresh| {
+            let image = cache::image(variant, architecture, fresh)?;
+            Ok(self.context.load_module(Ptx::from_binary(image)))
+        };
+        let mut module = load(self.architecture, false)?;
+        if module.is_err() {
+            // An entry of the cache that is whole but not what this driver takes.
+            module = load(self.architecture, true)?;
+        }
+        if matches!(&module, Err(error) if error.0 == CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU) {
+            module = load(self.architecture.ptx(), false)?;
+        }
+        let module = module.map_err(driver_error(format!("cannot load {variant:?}")))?;
+        let function =
+            |name: &&str| module.load_function(name).map_err(driver_error(format!("cannot find the kernel {name}")));
+        let functions = variant.source.entries().iter().map(function).collect::<Result<Vec<_>>>()?;
+        let resident = functions[0]
+            .occupancy_max_active_blocks_per_multiprocessor(variant.threads, 0, None)
+            .map_err(driver_error("cannot ask for the occupancy of a kernel"))?;
+        Ok(Kernel { functions, threads: variant.threads, resident: resident.max(1) * self.multiprocessors })
+    }
+
+    /// Put a kernel on a stream of this device: `entry` counts `Source::entries`.
+    ///
+    /// # Safety
+    /// `arguments` must be what the kernel declares, its pointers valid on the device for all that the kernel reads and writes until
+    /// it has run, and `stream` a stream of this device or 0.
+    pub unsafe fn launch<A: DeviceRepr>(
+        &self,
+        kernel: &Kernel,
+        entry: usize,
+        stream: u64,
+        blocks: u32,
+        arguments: &A,
+    ) -> Result<()> {
+        let _restore = Restore::new()?;
+        // SAFETY: the caller vouches for the stream; torch owns it and orders its own work on it.
+        let stream = unsafe { self.context.wrap_borrowed_stream(stream as CUstream) };
+        let config = LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (kernel.threads, 1, 1), shared_mem_bytes: 0 };
+        let mut launch = stream.launch_builder(&kernel.functions[entry]);
+        // SAFETY: the caller vouches for the arguments; the block has the number of threads that the kernel was compiled for.
+        unsafe { launch.arg(arguments).launch(config) }.map_err(driver_error("cannot launch a kernel"))?;
+        Ok(())
+    }
+}
+
+/// What the driver says of each device: name and compute capability.
+pub fn describe() -> Result<Vec<(String, (i32, i32))>> {
+    library::driver()?;
+    let count = device::get_count().map_err(driver_error("cannot count the devices"))?;
+    (0..count)
+        .map(|ordinal| {
+            let failed = || driver_error(format!("cannot ask for the facts of device {ordinal}"));
+            let device = device::get(ordinal).map_err(failed())?;
+            let name = device::get_name(device).map_err(failed())?;
+            // SAFETY: the driver has just given the device.
+            let attribute = |which| unsafe { device::get_attribute(device, which) }.map_err(failed());
+            let major = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+            let minor = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+            Ok((name, (major, minor)))
+        })
+        .collect()
+}

@@ -1,0 +1,198 @@
+// From partial sums to rows of sums and the loss, and from sums to the coefficients of the gradient: src/loss/sums.rs in
+// double precision on the device, so that nothing waits for the host. One block each.
+//
+// A row of sums is [pixel loss, weight, valid, I_0.., P_0.., T_0..]. A wrong label makes its whole row nan, and so the loss.
+
+enum { LEADING = 3, WARPS = THREADS / 32 };
+
+// Mirrored, field for field, by src/cuda/arguments.rs. Pointers that a loss does not need are null.
+struct FinishArguments {
+  double* partials;          // finish: (rows, columns, blocks), see reduce.cu; its first block becomes the total
+  double* sums;              // (rows, columns)
+  Real* loss;                // finish: (), null without a reduction
+  const Real* grad_output;   // coefficients: (), null: 1
+  Real* coefficients;        // coefficients: (rows, 1 + 2 C), or (rows, 1) without a region term
+  const Real* weight;        // (C)
+  const Real* dice_weight;   // (C)
+  double pixel_factor;       // lambda of the pixel term
+  double region_factor;      // lambda of Dice
+  double smooth;
+  int64 rows;
+  int blocks, classes;
+  int pixel;                 // 0 none, 1 cross entropy, 2 focal
+  int region;                // 1: Dice
+  int mean;                  // 1: the pixel losses are averaged
+  int macro;                 // 1: average="macro"
+  int include_background;
+  int skip_absent;
+  int soft;                  // 1: soft targets
+};
+
+// One warp's view of one row. Every function gives the same value in all lanes.
+struct Row {
+  const FinishArguments& a;
+  const double* sums;
+  int lane;
+
+  __device__ Row(const FinishArguments& a, int64 row)
+      : a(a), sums(a.sums + row * (LEADING + (a.region ? 3 * a.classes : 0))), lane(threadIdx.x % 32) {}
+  __device__ double intersection(int c) const { return sums[LEADING + c]; }
+  __device__ double prediction(int c) const { return sums[LEADING + a.classes + c]; }
+  __device__ double truth(int c) const { return sums[LEADING + 2 * a.classes + c]; }
+
+  // How much class c weighs in Dice: 0 leaves it out.
+  __device__ double weight(int c) const {
+    if (c == 0 && !a.include_background) return 0;
+    if (a.macro && a.skip_absent && truth(c) == 0) return 0;
+    return a.dice_weight ? (double)a.dice_weight[c] : 1.0;
+  }
+  template <typename F> __device__ double over_classes(const F& f) const {
+    double sum = 0;
+#pragma unroll 1
+    for (int c = lane; c < a.classes; c += 32) sum += f(c);
+    return warp_sum(sum);
+  }
+  __device__ double weights() const { return over_classes([&](int c) { return weight(c); }); }
+  __device__ double numerator(int c) const { return 2 * intersection(c) + a.smooth; }
+  __device__ double denominator(int c) const { return prediction(c) + truth(c) + a.smooth; }
+  __device__ double micro_numerator() const {
+    return 2 * over_classes([&](int c) { return weight(c) * intersection(c); }) + a.smooth;
+  }
+  __device__ double micro_denominator() const {
+    return over_classes([&](int c) { return weight(c) * (prediction(c) + truth(c)); }) + a.smooth;
+  }
+};
+
+// Nothing in either counts as a perfect match.
+__device__ double ratio(double numerator, double denominator) {
+  return denominator == 0 ? 1.0 : numerator / denominator;
+}
+
+__device__ double dice_loss(const Row& row) {
+  if (!row.a.macro) return 1 - ratio(row.micro_numerator(), row.micro_denominator());
+  const double weights = row.weights();
+  if (weights == 0) return 0;
+  const double sum = row.over_classes([&](int c) {
+    const double w = row.weight(c);
+    return w == 0 ? 0.0 : w * (1 - ratio(row.numerator(c), row.denominator(c)));
+  });
+  return sum / weights;
+}
+
+// What the sum of pixel losses is multiplied with; `weight` and `valid` are totals over all rows.
+__device__ double pixel_factor(const FinishArguments& a, double weight, double valid) {
+  if (a.pixel == 0) return 0;
+  if (!a.mean) return a.pixel_factor;
+  const double denominator = a.pixel == 1 ? weight : valid;
+  return denominator == 0 ? 0.0 : a.pixel_factor / denominator;
+}
+
+// The sum of one of the leading columns over all rows, by one warp.
+__device__ double total(const FinishArguments& a, int column) {
+  const int columns = LEADING + (a.region ? 3 * a.classes : 0);
+  double sum = 0;
+#pragma unroll 1
+  for (int64 row = threadIdx.x % 32; row < a.rows; row += 32) sum += a.sums[row * columns + column];
+  return warp_sum(sum);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) finish(const FinishArguments a) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int parts = a.region || a.soft ? 3 : 1;
+  const int from = 2 + parts * a.classes;  // columns of the partial sums
+
+#pragma unroll 1
+  for (int64 column = warp; column < a.rows * from; column += WARPS) {
+    double* partials = a.partials + column * a.blocks;
+    double sum = 0;
+#pragma unroll 1
+    for (int block = lane; block < a.blocks; block += 32) sum += partials[block];
+    sum = warp_sum(sum);
+    if (lane == 0) partials[0] = sum;
+  }
+  __syncthreads();
+
+#pragma unroll 1
+  for (int64 r = warp; r < a.rows; r += WARPS) {
+    const double* totals = a.partials + r * from * a.blocks;
+    const auto column = [&](int i) { return totals[(int64)i * a.blocks]; };
+    const Row row(a, r);
+    double* sums = const_cast<double*>(row.sums);
+    const double nan = not_a_number();
+    const bool wrong = column(1) != 0;
+    const double* counts = totals + (int64)(2 + (parts - 1) * a.classes) * a.blocks;
+    const auto count = [&](int c) { return a.soft ? 0.0 : counts[(int64)c * a.blocks]; };
+    const double weight = row.over_classes([&](int c) { return (a.weight ? (double)a.weight[c] : 1.0) * count(c); });
+    const double valid = row.over_classes(count);
+    if (lane == 0) {
+      sums[0] = wrong ? nan : column(0);
+      sums[1] = wrong ? nan : weight;
+      sums[2] = wrong ? nan : valid;
+    }
+    if (a.region) {
+#pragma unroll 1
+      for (int i = lane; i < 3 * a.classes; i += 32) sums[LEADING + i] = wrong ? nan : column(2 + i);
+    }
+  }
+  if (!a.loss) return;
+  __syncthreads();
+
+  __shared__ double dice[WARPS];
+  double sum = 0;
+  if (a.region) {
+#pragma unroll 1
+    for (int64 r = warp; r < a.rows; r += WARPS) sum += dice_loss(Row(a, r));
+  }
+  if (lane == 0) dice[warp] = sum;
+  __syncthreads();
+  if (warp != 0) return;
+  double loss = 0;
+  const double factor = pixel_factor(a, total(a, 1), total(a, 2));
+  if (factor != 0) loss += factor * total(a, 0);
+  if (a.region && a.rows > 0) {
+    double all = 0;
+    for (int i = 0; i < WARPS; ++i) all += dice[i];
+    loss += a.region_factor * all / (double)a.rows;
+  }
+  if (lane == 0) *a.loss = (Real)loss;
+}
+
+// (dL/dI_c, dL/dP_c) from w, N and D: -2 w / D and w N / D^2.
+struct Pair {
+  double intersection, prediction;
+};
+
+__device__ Pair dice_gradient(double w, double numerator, double denominator) {
+  if (w == 0 || denominator == 0) return {0, 0};
+  return {-2 * w / denominator, w * numerator / (denominator * denominator)};
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) coefficients(const FinishArguments a) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int columns = a.region ? 1 + 2 * a.classes : 1;
+  const double scale = a.grad_output ? (double)*a.grad_output : 1.0;
+  const double pixel = pixel_factor(a, total(a, 1), total(a, 2)) * scale;
+#pragma unroll 1
+  for (int64 r = warp; r < a.rows; r += WARPS) {
+    Real* to = a.coefficients + r * columns;
+    if (lane == 0) to[0] = (Real)pixel;
+    if (!a.region) continue;
+    const Row row(a, r);
+    const double factor = a.region_factor / (double)a.rows;
+    const double numerator = a.macro ? 0 : row.micro_numerator();
+    const double denominator = a.macro ? 0 : row.micro_denominator();
+    const double weights = a.macro ? row.weights() : 1;
+#pragma unroll 1
+    for (int c = lane; c < a.classes; c += 32) {
+      const double w = row.weight(c);
+      Pair pair = {0, 0};
+      if (w != 0) {
+        pair = dice_gradient(factor * w / weights, a.macro ? row.numerator(c) : numerator,
+                             a.macro ? row.denominator(c) : denominator);
+      }
+      // At the target of a class index y_c is 1, so that q_c is a_c + b_c; a soft target multiplies a_c.
+      to[1 + c] = (Real)(scale * (a.soft ? pair.intersection : pair.intersection + pair.prediction));
+      to[1 + a.classes + c] = (Real)(scale * pair.prediction);
+    }
+  }
+}

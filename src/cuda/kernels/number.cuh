@@ -1,0 +1,139 @@
+// Numbers: the types of memory and of the computation, and loads of up to 128 bits.
+//
+// Every kernel is compiled for one loss. The host defines
+//   REAL           the type of the computation: float or double
+//   INPUT          the type of the logits: float, double, Half or BFloat16
+//   LABEL          the type of class indices; for soft targets it is not defined
+//   CLASSES        C, whose values then live in registers; 0: any C, read again wherever it is needed
+//   WIDTH          pixels that a thread takes at a time
+//   CHANNELS_LAST  1: with WIDTH > 1, the classes of a pixel lie side by side; 0: the pixels of a class do
+//   THREADS        threads a block
+//   BLOCKS         blocks that a multiprocessor must hold: with THREADS it bounds the registers of a thread
+//   PIXEL          the pixel term: 0 none, 1 cross entropy, 2 focal
+//   POWER          gamma: 0, 1 or 2; -1 is any other
+//   WEIGHTED_PT    1: pt = "weighted_ce"
+//   SMOOTHING      1: label smoothing
+//   REGION         1: Dice
+
+typedef long long int64;
+typedef unsigned long long uint64;
+
+// NVRTC has no headers, so the two 16-bit types are their bits.
+struct Half { unsigned short bits; };
+struct BFloat16 { unsigned short bits; };
+
+typedef REAL Real;
+typedef INPUT Input;
+
+#ifdef __CUDACC__
+__device__ __forceinline__ float to_float(Half x) {
+  float wide;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(x.bits));
+  return wide;
+}
+__device__ __forceinline__ Half to_half(float x) {
+  Half narrow;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(narrow.bits) : "f"(x));
+  return narrow;
+}
+#else  // a host compiler with sanitizers: see tests/cuda/host
+inline float to_float(Half x) {
+  _Float16 narrow;
+  __builtin_memcpy(&narrow, &x, sizeof x);
+  return (float)narrow;
+}
+inline Half to_half(float x) {
+  const _Float16 narrow = (_Float16)x;
+  Half bits;
+  __builtin_memcpy(&bits, &narrow, sizeof bits);
+  return bits;
+}
+#endif
+
+__device__ __forceinline__ float to_float(BFloat16 x) { return __uint_as_float((unsigned)x.bits << 16); }
+__device__ __forceinline__ BFloat16 to_bfloat16(float x) {
+  const unsigned bits = __float_as_uint(x);
+  // Round to nearest, ties to even; a nan stays one, whatever its payload. (The instruction for it needs sm_80.)
+  const unsigned rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+  BFloat16 narrow;
+  narrow.bits = (unsigned short)(x != x ? 0x7fc0u : rounded);
+  return narrow;
+}
+
+__device__ __forceinline__ Real to_real(float x) { return (Real)x; }
+__device__ __forceinline__ Real to_real(double x) { return (Real)x; }
+__device__ __forceinline__ Real to_real(Half x) { return (Real)to_float(x); }
+__device__ __forceinline__ Real to_real(BFloat16 x) { return (Real)to_float(x); }
+
+template <typename T> __device__ __forceinline__ T from_real(Real x);
+template <> __device__ __forceinline__ float from_real<float>(Real x) { return (float)x; }
+template <> __device__ __forceinline__ double from_real<double>(Real x) { return (double)x; }
+template <> __device__ __forceinline__ Half from_real<Half>(Real x) { return to_half((float)x); }
+template <> __device__ __forceinline__ BFloat16 from_real<BFloat16>(Real x) { return to_bfloat16((float)x); }
+
+// One name for both types of the computation. Here x <= 0 in exp, and 1 <= x in inverse_of.
+__device__ __forceinline__ float exponential(float x) { return expf(x); }
+__device__ __forceinline__ double exponential(double x) { return exp(x); }
+__device__ __forceinline__ float logarithm(float x) { return logf(x); }
+__device__ __forceinline__ double logarithm(double x) { return log(x); }
+__device__ __forceinline__ float exponential_minus_one(float x) { return expm1f(x); }
+__device__ __forceinline__ double exponential_minus_one(double x) { return expm1(x); }
+// fmaf, fmin and fmax ignore a nan; exp(nan - m) brings it back.
+__device__ __forceinline__ float larger(float a, float b) { return fmaxf(a, b); }
+__device__ __forceinline__ double larger(double a, double b) { return fmax(a, b); }
+// A full division is a call; for 1 <= x < 2^126 this is as good to 1 ulp.
+__device__ __forceinline__ float inverse_of(float x) { return __fdividef(1.0f, x); }
+__device__ __forceinline__ double inverse_of(double x) { return 1.0 / x; }
+
+__device__ __forceinline__ Real infinity() { return (Real)__int_as_float(0x7f800000); }
+__device__ __forceinline__ Real not_a_number() { return (Real)__int_as_float(0x7fc00000); }
+
+// N numbers side by side, moved in pieces of at most 128 bits. What is loaded so is not written by the same kernel.
+template <int BYTES> struct Piece { typedef uint4 Type; };
+template <> struct Piece<8> { typedef uint2 Type; };
+template <> struct Piece<4> { typedef unsigned Type; };
+template <> struct Piece<2> { typedef unsigned short Type; };
+template <> struct Piece<1> { typedef unsigned char Type; };
+
+template <typename T, int N> union Packed {
+  enum { BYTES = sizeof(T) * N > 16 ? 16 : sizeof(T) * N, SIZE = BYTES / sizeof(T) };
+  typename Piece<BYTES>::Type piece;
+  T at[SIZE];
+  __device__ __forceinline__ Packed() {}
+};
+
+template <typename T, int N> __device__ __forceinline__ void load(const T* from, T (&to)[N]) {
+  typedef Packed<T, N> P;
+#pragma unroll
+  for (int i = 0; i < N; i += P::SIZE) {
+    P packed;
+    packed.piece = __ldg(reinterpret_cast<const decltype(packed.piece)*>(from + i));
+#pragma unroll
+    for (int j = 0; j < P::SIZE; ++j) to[i + j] = packed.at[j];
+  }
+}
+
+template <typename T> __device__ __forceinline__ T load(const T* from) {
+  T to[1];
+  load<T, 1>(from, to);
+  return to[0];
+}
+
+template <typename T, int N> __device__ __forceinline__ void store(T* to, const T (&from)[N]) {
+  typedef Packed<T, N> P;
+#pragma unroll
+  for (int i = 0; i < N; i += P::SIZE) {
+    P packed;
+#pragma unroll
+    for (int j = 0; j < P::SIZE; ++j) packed.at[j] = from[i + j];
+    // Plain assignments the compiler takes apart into single words.
+    __stwb(reinterpret_cast<decltype(packed.piece)*>(to + i), packed.piece);
+  }
+}
+
+// The sum over the lanes of a warp, the same bits in each of them.
+template <typename T> __device__ __forceinline__ T warp_sum(T x) {
+#pragma unroll
+  for (int offset = 16; offset > 0; offset >>= 1) x += __shfl_xor_sync(0xffffffffu, x, offset);
+  return x;
+}

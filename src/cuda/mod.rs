@@ -1,0 +1,16 @@
+//! How it is computed on CUDA: kernels compiled at first use by NVRTC, launched on the caller's stream.
+//!
+//! Nothing here allocates device memory or waits for the device: the caller (torch) hands over pointers and a stream.
+
+mod arguments;
+pub mod cache;
+pub mod compile;
+mod device;
+pub mod library;
+mod operands;
+mod problem;
+pub mod variant;
+
+pub use device::{Device, describe};
+pub use operands::{Target, compute_type};
+pub use problem::{Backward, Forward, Problem};

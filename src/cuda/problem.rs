@@ -1,0 +1,296 @@
+//! The two passes over all pixels, on the device.
+
+use std::sync::Arc;
+
+use super::arguments::{FinishArguments, PassArguments, Pointer};
+use super::device::{Device, Kernel};
+use super::operands::{Target, check_operands, compute_type};
+use super::variant::{Source, Variant};
+use crate::loss::spec::{Absent, Average, LossSpec, PixelLoss, Reduction};
+use crate::loss::sums;
+use crate::tensor::View;
+use crate::{Error, Result};
+
+/// Columns of the partial sums before those of the classes: the pixel loss and the wrong labels.
+const PARTIAL_LEADING: usize = 2;
+/// Entries of `Source::Finish`.
+const FINISH: usize = 0;
+const COEFFICIENTS: usize = 1;
+
+/// One loss of one batch on one device. Views hold device addresses, which are never followed here.
+pub struct Problem<'a> {
+    spec: &'a LossSpec,
+    input: View<'a>,
+    target: Target<'a>,
+    device: Arc<Device>,
+    stream: u64,
+}
+
+/// Device memory of the forward pass; 0 where there is none.
+pub struct Forward<'a> {
+    /// (C), in the type of the computation.
+    pub weight: Pointer,
+    /// (C), in the type of the computation.
+    pub dice_weight: Pointer,
+    /// The finished loss, in the type of the computation; 0 without a reduction.
+    pub loss: Pointer,
+    /// The loss of each pixel, without a reduction.
+    pub pixel_loss: Option<View<'a>>,
+    /// Rows of sums, float64: see [`sums`].
+    pub sums: Pointer,
+    /// Workspace of [`Problem::workspace`] float64.
+    pub partials: Pointer,
+}
+
+/// Device memory of the backward pass; 0 where there is none.
+pub struct Backward<'a> {
+    /// As in the forward pass.
+    pub weight: Pointer,
+    /// As in the forward pass.
+    pub dice_weight: Pointer,
+    /// The incoming gradient of a scalar loss, in the type of the computation.
+    pub grad_output: Pointer,
+    /// That of each pixel, without a reduction.
+    pub incoming: Option<View<'a>>,
+    /// The sums of the forward pass.
+    pub sums: Pointer,
+    /// Workspace of [`Problem::coefficients_len`] numbers in the type of the computation.
+    pub coefficients: Pointer,
+    /// Where dL/dinput goes.
+    pub gradient: View<'a>,
+}
+
+/// Operands of one pass, cut into rows.
+struct Pass<'a> {
+    input: View<'a>,
+    target: Target<'a>,
+    /// Loss or incoming gradient.
+    pixel: Option<View<'a>>,
+    gradient: Option<View<'a>>,
+}
+
+impl Pass<'_> {
+    /// All samples as one row of pixels where every operand allows it.
+    fn joined(self) -> Self {
+        let target = match self.target {
+            Target::Index(view) => Target::Index(view.joined()),
+            Target::Soft(view) => Target::Soft(view.joined()),
+        };
+        let joined = Self {
+            input: self.input.joined(),
+            target,
+            pixel: self.pixel.map(View::joined),
+            gradient: self.gradient.map(View::joined),
+        };
+        let views = [joined.pixel, joined.gradient, Some(joined.input), Some(joined.target.view())];
+        if views.iter().flatten().all(|view| view.samples == 1) { joined } else { self }
+    }
+}
+
+impl<'a> Problem<'a> {
+    /// Check that the parts fit together; see [`check_operands`].
+    pub fn new(
+        spec: &'a LossSpec,
+        input: View<'a>,
+        target: Target<'a>,
+        device: Arc<Device>,
+        stream: u64,
+    ) -> Result<Self> {
+        check_operands(spec, &input, &target)?;
+        if i32::try_from(input.channels).is_err() {
+            return Err(Error::value("input", format!("{} classes", input.channels), "at most 2147483647 on CUDA"));
+        }
+        Ok(Self { spec, input, target, device, stream })
+    }
+
+    fn classes(&self) -> usize {
+        self.input.channels
+    }
+
+    fn is_soft(&self) -> bool {
+        matches!(self.target, Target::Soft(_))
+    }
+
+    /// Rows of sums.
+    fn rows(&self) -> usize {
+        if self.spec.per_sample() { self.input.samples } else { 1 }
+    }
+
+    /// Rows and columns of the sums.
+    pub fn sums_shape(&self) -> (usize, usize) {
+        (self.rows(), sums::row_length(self.spec, self.classes()))
+    }
+
+    /// How many numbers the backward pass keeps its coefficients in.
+    pub fn coefficients_len(&self) -> usize {
+        self.rows() * if self.spec.region.is_some() { 1 + 2 * self.classes() } else { 1 }
+    }
+
+    /// How many float64 the forward pass keeps its partial sums in. Loads the kernel, whose occupancy decides it.
+    pub fn workspace(&self, pixel_loss: Option<View<'a>>) -> Result<usize> {
+        let (_, _, _, blocks) = self.first_pass(pixel_loss)?;
+        let parts = if self.spec.region.is_some() { 3 } else { 1 };
+        Ok(self.rows() * blocks * (PARTIAL_LEADING + parts * self.classes()))
+    }
+
+    fn first_pass(&self, pixel_loss: Option<View<'a>>) -> Result<(Pass<'a>, Variant, Arc<Kernel>, usize)> {
+        let pass = self.rowed(Pass { input: self.input, target: self.target, pixel: pixel_loss, gradient: None });
+        let variant = Variant::new(Source::Reduce, self.spec, &pass.input, &pass.target, None);
+        let kernel = self.device.kernel(&variant)?;
+        let blocks = self.blocks(&variant, &kernel);
+        Ok((pass, variant, kernel, blocks))
+    }
+
+    fn rowed(&self, pass: Pass<'a>) -> Pass<'a> {
+        if self.spec.per_sample() { pass } else { pass.joined() }
+    }
+
+    /// Blocks a row: enough to fill the device once, and no more than there is work for. It depends on shapes and the model of GPU
+    /// alone, so sums are added up in the same order on every run.
+    fn blocks(&self, variant: &Variant, kernel: &Kernel) -> usize {
+        let rows = self.rows().max(1);
+        let pixels = self.input.samples * self.input.pixels / rows;
+        let needed = pixels.div_ceil((variant.threads * variant.width) as usize);
+        needed.min((kernel.resident as usize).div_ceil(rows)).max(1)
+    }
+
+    /// What both passes hand to their kernels.
+    fn arguments(&self, pass: &Pass<'a>, variant: &Variant, blocks: usize) -> PassArguments {
+        let (samples, pixels) = (pass.input.samples, pass.input.pixels);
+        // Without a pixel there is no way to go, and nothing to divide by.
+        let (samples, pixels) = if samples * pixels == 0 { (0, 1) } else { (samples, pixels) };
+        let step = blocks * (variant.threads * variant.width) as usize;
+        let (gamma, smoothing) = match self.spec.pixel {
+            Some((PixelLoss::Focal { gamma, .. }, _)) => (gamma, 0.0),
+            Some((PixelLoss::CrossEntropy { label_smoothing }, _)) => (0.0, label_smoothing / self.classes() as f64),
+            None => (0.0, 0.0),
+        };
+        PassArguments {
+            input: pass.input.address() as Pointer,
+            target: pass.target.view().address() as Pointer,
+            input_strides: pass.input.strides.into(),
+            target_strides: pass.target.view().strides.into(),
+            samples: samples as i64,
+            pixels: pixels as i64,
+            step_samples: (step / pixels) as i64,
+            step_pixels: (step % pixels) as i64,
+            ignore_index: self.spec.ignore_index,
+            gamma,
+            smoothing,
+            rows: self.rows().max(1) as i32,
+            blocks: blocks as i32,
+            classes: self.classes() as i32,
+            ..PassArguments::default()
+        }
+    }
+
+    fn finish_arguments(&self) -> FinishArguments {
+        let pixel = match self.spec.pixel {
+            None => 0,
+            Some((PixelLoss::CrossEntropy { .. }, _)) => 1,
+            Some((PixelLoss::Focal { .. }, _)) => 2,
+        };
+        let mut arguments = FinishArguments {
+            pixel,
+            pixel_factor: self.spec.pixel.map_or(0.0, |(_, factor)| factor),
+            rows: self.rows() as i64,
+            classes: self.classes() as i32,
+            mean: i32::from(self.spec.reduction == Reduction::Mean),
+            soft: i32::from(self.is_soft()),
+            ..FinishArguments::default()
+        };
+        if let Some((dice, factor)) = self.spec.region {
+            arguments.region = 1;
+            arguments.region_factor = factor;
+            arguments.smooth = dice.smooth;
+            arguments.macro_average = i32::from(dice.average == Average::Macro);
+            arguments.include_background = i32::from(dice.include_background);
+            arguments.skip_absent = i32::from(dice.absent == Absent::Skip);
+        }
+        arguments
+    }
+
+    fn finish_kernel(&self) -> Result<Arc<Kernel>> {
+        self.device.kernel(&Variant::finish(compute_type(self.input.dtype())))
+    }
+
+    /// The sums, and the loss from them or of each pixel. Returns as soon as the kernels are on the stream.
+    ///
+    /// # Safety
+    /// All pointers must be valid on the device, for what they are said to hold, until the stream has come so far.
+    pub unsafe fn forward(&self, memory: &Forward<'a>) -> Result<()> {
+        let (pass, variant, kernel, blocks) = self.first_pass(memory.pixel_loss)?;
+        let finish = self.finish_kernel()?;
+        let mut arguments = self.arguments(&pass, &variant, blocks);
+        arguments.weight = memory.weight;
+        arguments.partials = memory.partials;
+        if let Some(loss) = &pass.pixel {
+            arguments.loss = loss.address() as Pointer;
+            arguments.loss_strides = loss.strides.into();
+        }
+        let grid = self.grid(blocks)?;
+        // SAFETY: the caller vouches for the pointers; shapes and strides are those of the checked views.
+        unsafe {
+            if grid > 0 {
+                self.device.launch(&kernel, 0, self.stream, grid, &arguments)?;
+            }
+            let arguments = FinishArguments {
+                partials: memory.partials,
+                sums: memory.sums,
+                loss: memory.loss,
+                weight: memory.weight,
+                dice_weight: memory.dice_weight,
+                blocks: blocks as i32,
+                ..self.finish_arguments()
+            };
+            self.device.launch(&finish, FINISH, self.stream, 1, &arguments)
+        }
+    }
+
+    /// dL/dinput from the sums. Returns as soon as the kernels are on the stream.
+    ///
+    /// # Safety
+    /// As for [`Problem::forward`].
+    pub unsafe fn backward(&self, memory: &Backward<'a>) -> Result<()> {
+        if self.input.samples * self.input.pixels == 0 {
+            return Ok(());
+        }
+        let gradient = Some(memory.gradient);
+        let pass = self.rowed(Pass { input: self.input, target: self.target, pixel: memory.incoming, gradient });
+        let variant = Variant::new(Source::Gradient, self.spec, &pass.input, &pass.target, pass.gradient.as_ref());
+        let kernel = self.device.kernel(&variant)?;
+        let blocks = self.blocks(&variant, &kernel);
+        let finish = self.finish_kernel()?;
+        let mut arguments = self.arguments(&pass, &variant, blocks);
+        arguments.weight = memory.weight;
+        arguments.coefficients = memory.coefficients;
+        if let Some(incoming) = &pass.pixel {
+            arguments.incoming = incoming.address() as Pointer;
+            arguments.incoming_strides = incoming.strides.into();
+        }
+        if let Some(gradient) = &pass.gradient {
+            arguments.gradient = gradient.address() as Pointer;
+            arguments.gradient_strides = gradient.strides.into();
+        }
+        let grid = self.grid(blocks)?;
+        // SAFETY: as in `forward`.
+        unsafe {
+            let coefficients = FinishArguments {
+                sums: memory.sums,
+                grad_output: memory.grad_output,
+                coefficients: memory.coefficients,
+                dice_weight: memory.dice_weight,
+                ..self.finish_arguments()
+            };
+            self.device.launch(&finish, COEFFICIENTS, self.stream, 1, &coefficients)?;
+            self.device.launch(&kernel, 0, self.stream, grid, &arguments)
+        }
+    }
+
+    /// All blocks of all rows.
+    fn grid(&self, blocks: usize) -> Result<u32> {
+        i32::try_from(self.rows() * blocks).map(|grid| grid as u32).map_err(|_| {
+            Error::value("input", format!("{} samples", self.rows()), "fewer samples with per_sample=True on CUDA")
+        })
+    }
+}

@@ -1,0 +1,264 @@
+//! Which kernel serves which loss and operands: every variant is compiled by itself, so that no kernel asks at each pixel what the
+//! loss is.
+
+use super::operands::{Target, compute_type};
+use crate::loss::spec::{LossSpec, PixelLoss, ProbabilityOfTarget};
+use crate::tensor::{DType, View};
+
+/// The source of a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// First pass.
+    Reduce,
+    /// Second pass.
+    Gradient,
+    /// The one-block kernels between them.
+    Finish,
+}
+
+impl Source {
+    /// The kernels that it defines.
+    pub fn entries(self) -> &'static [&'static str] {
+        match self {
+            Self::Reduce => &["reduce"],
+            Self::Gradient => &["gradient"],
+            Self::Finish => &["finish", "coefficients"],
+        }
+    }
+}
+
+/// What gamma is compiled in: the powers that need no logarithm.
+fn power(gamma: f64) -> i32 {
+    [0, 1, 2].into_iter().find(|&power| f64::from(power) == gamma).unwrap_or(-1)
+}
+
+/// A kernel with everything that is compiled in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Variant {
+    /// Which source.
+    pub source: Source,
+    /// Of the logits.
+    pub input: DType,
+    /// Of class indices; none with soft targets.
+    pub label: Option<DType>,
+    /// C where the values of all classes live in registers, else 0.
+    pub classes: u32,
+    /// Pixels a thread takes at a time.
+    pub width: u32,
+    /// How they lie, where there are several.
+    pub channels_last: bool,
+    /// Threads a block.
+    pub threads: u32,
+    /// Blocks that a multiprocessor holds at least.
+    blocks: u32,
+    /// 0 none, 1 cross entropy, 2 focal.
+    pixel: i32,
+    power: i32,
+    weighted_pt: bool,
+    smoothing: bool,
+    region: bool,
+}
+
+/// Up to so many classes live in registers. Two doubles each are one register too many for soft targets.
+fn max_classes(real: DType, soft: bool) -> usize {
+    if real == DType::Float64 && soft { 8 } else { 32 }
+}
+
+/// The widest load for each class, in bytes of logits: wider ones would need more than the 255 registers of a thread.
+fn max_bytes(real: DType, classes: usize, soft: bool, smoothing: bool) -> usize {
+    match (real, classes, soft) {
+        (DType::Float64, 0..=8, false) | (DType::Float32, 0..=16, false) | (DType::Float32, 0..=8, true) => 16,
+        (DType::Float32, _, false) if !smoothing => 8,
+        _ => 0, // one pixel at a time
+    }
+}
+
+/// (threads a block, blocks a multiprocessor). Of 65536 registers this leaves each thread 85, 128, 170 or 255: as few as the kernels
+/// do without spilling, because few classes need many threads to keep enough loads on their way.
+fn shape(real: DType, classes: usize) -> (u32, u32) {
+    match (real, classes) {
+        (DType::Float64, ..=8) => (256, 1),
+        (DType::Float64, ..=16) => (128, 2),
+        (DType::Float64, _) => (64, 4),
+        (_, ..=4) => (256, 3),
+        (_, ..=7) => (256, 2),
+        (_, ..=10) => (128, 3),
+        _ => (128, 2),
+    }
+}
+
+impl Variant {
+    /// The kernel of `source` for that spec and operands. `gradient` is where the second pass writes.
+    pub fn new(
+        source: Source,
+        spec: &LossSpec,
+        input: &View<'_>,
+        target: &Target<'_>,
+        gradient: Option<&View<'_>>,
+    ) -> Self {
+        let label = match target {
+            Target::Index(view) => Some(view.dtype()),
+            Target::Soft(_) => None,
+        };
+        let base = Self::of(source, spec, input.dtype(), label, input.channels);
+        let operands: Vec<&View<'_>> = [input].into_iter().chain(gradient).collect();
+        let (width, channels_last) = width(&base, &operands, target);
+        Self { width, channels_last, ..base }
+    }
+
+    /// The same from dtypes alone, for one pixel at a time.
+    pub fn of(source: Source, spec: &LossSpec, input: DType, label: Option<DType>, classes: usize) -> Self {
+        let real = compute_type(input);
+        let in_registers = classes <= max_classes(real, label.is_none());
+        let (mut pixel, mut gamma, mut weighted_pt, mut smoothing) = (0, 0.0, false, false);
+        match spec.pixel {
+            Some((PixelLoss::CrossEntropy { label_smoothing }, _)) => (pixel, smoothing) = (1, label_smoothing != 0.0),
+            Some((PixelLoss::Focal { gamma: exponent, pt }, _)) => {
+                (pixel, gamma, weighted_pt) = (2, exponent, pt == ProbabilityOfTarget::WeightedCrossEntropy);
+            }
+            None => {}
+        }
+        let (threads, blocks) = if in_registers { shape(real, classes) } else { (32, 1) };
+        let classes = if in_registers { classes as u32 } else { 0 };
+        let region = spec.region.is_some();
+        let power = power(gamma);
+        Self {
+            source,
+            input,
+            label,
+            classes,
+            width: 1,
+            channels_last: false,
+            threads,
+            blocks,
+            pixel,
+            power,
+            weighted_pt,
+            smoothing,
+            region,
+        }
+    }
+
+    /// The finishing kernels, which serve every loss of that type of computation.
+    pub fn finish(real: DType) -> Self {
+        Self {
+            source: Source::Finish,
+            input: real,
+            label: None,
+            classes: 0,
+            width: 1,
+            channels_last: false,
+            threads: 512,
+            blocks: 1,
+            pixel: 0,
+            power: 0,
+            weighted_pt: false,
+            smoothing: false,
+            region: false,
+        }
+    }
+
+    /// The macros that the sources ask for: see `kernels/number.cuh`.
+    pub fn definitions(&self) -> Vec<String> {
+        let mut list = vec![
+            format!("REAL={}", type_name(compute_type(self.input))),
+            format!("INPUT={}", type_name(self.input)),
+            format!("CLASSES={}", self.classes),
+            format!("WIDTH={}", self.width),
+            format!("CHANNELS_LAST={}", i32::from(self.channels_last)),
+            format!("THREADS={}", self.threads),
+            format!("BLOCKS={}", self.blocks),
+            format!("PIXEL={}", self.pixel),
+            format!("POWER={}", self.power),
+            format!("WEIGHTED_PT={}", i32::from(self.weighted_pt)),
+            format!("SMOOTHING={}", i32::from(self.smoothing)),
+            format!("REGION={}", i32::from(self.region)),
+        ];
+        list.extend(self.label.map(|label| format!("LABEL={}", type_name(label))));
+        list
+    }
+
+    /// The most pixels a thread of this variant takes at a time.
+    pub fn max_width(&self) -> u32 {
+        let bytes = max_bytes(compute_type(self.input), self.classes as usize, self.label.is_none(), self.smoothing);
+        let soft_size = if self.label.is_none() { compute_type(self.input).size() } else { 0 };
+        if self.classes == 0 { 1 } else { (bytes / self.input.size().max(soft_size)).max(1) as u32 }
+    }
+}
+
+fn type_name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::Float32 => "float",
+        DType::Float64 => "double",
+        DType::Float16 => "Half",
+        DType::BFloat16 => "BFloat16",
+        DType::UInt8 => "unsigned char",
+        DType::Int16 => "short",
+        DType::Int32 => "int",
+        DType::Int64 => "int64",
+    }
+}
+
+/// How many pixels a thread takes at a time, and whether their classes lie side by side (channels_last).
+fn width(base: &Variant, operands: &[&View<'_>], target: &Target<'_>) -> (u32, bool) {
+    for channels_last in [false, true] {
+        let mut width = base.max_width();
+        while width > 1 {
+            let fits = |view: &View<'_>| fits(view, width as usize, channels_last);
+            let target_fits = match target {
+                Target::Index(view) => self::fits(view, width as usize, false),
+                Target::Soft(view) => fits(view),
+            };
+            if target_fits && operands.iter().all(|view| fits(view)) {
+                return (width, channels_last);
+            }
+            width /= 2;
+        }
+    }
+    (1, false)
+}
+
+/// Whether `width` pixels can be moved together: they lie side by side, and every piece is aligned to its size.
+fn fits(view: &View<'_>, width: usize, channels_last: bool) -> bool {
+    let size = view.dtype().size();
+    let align = (width * size).min(16);
+    let [sample, channel, pixel] = view.strides;
+    let steps = |stride: isize, count: usize| count <= 1 || (stride * size as isize) % align as isize == 0;
+    let side_by_side = if channels_last {
+        (channel == 1 || view.channels == 1) && pixel == view.channels as isize
+    } else {
+        pixel == 1 && steps(channel, view.channels)
+    };
+    side_by_side
+        && steps(sample, view.samples)
+        && view.pixels.is_multiple_of(width)
+        && view.address().is_multiple_of(align)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(address: usize, dtype: DType, shape: &[usize], strides: &[isize], channels: bool) -> View<'static> {
+        // SAFETY: the view is only asked for its shape, strides and address.
+        unsafe { View::new(address as *mut u8, dtype, shape, strides, channels).unwrap() }
+    }
+
+    #[test]
+    fn width_needs_alignment_of_every_plane() {
+        let planar = |address, pixels: usize| {
+            view(address, DType::Float32, &[2, 5, pixels], &[5 * pixels as isize, pixels as isize, 1], true)
+        };
+        assert!(fits(&planar(256, 64), 4, false));
+        assert!(!fits(&planar(260, 64), 4, false)); // off by one element
+        assert!(!fits(&planar(256, 62), 4, false)); // planes 62 apart
+        assert!(fits(&planar(256, 62), 2, false));
+        assert!(!fits(&planar(256, 64), 4, true));
+        let last = view(256, DType::Float32, &[2, 5, 64], &[320, 1, 5], true);
+        assert!(fits(&last, 4, true) && !fits(&last, 4, false));
+        let labels = view(256, DType::Int64, &[2, 64], &[64, 1], false);
+        assert!(fits(&labels, 8, false));
+        let expanded = view(256, DType::Int64, &[2, 64], &[0, 0], false);
+        assert!(!fits(&expanded, 2, false));
+    }
+}

@@ -1,0 +1,217 @@
+//! CUDA: the two passes over tensors on a device, and what `rarepixel doctor` shows.
+
+use pyo3::prelude::*;
+
+use super::loss::PyLossSpec;
+use super::tensor::Tensor;
+use crate::cuda::compile::{Architecture, compile};
+use crate::cuda::variant::{Source, Variant};
+use crate::cuda::{Backward, Device, Forward, Problem, Target, cache, compute_type, describe, library};
+use crate::loss::LossSpec;
+use crate::tensor::{DType, expect_shape};
+use crate::{Error, Result};
+
+/// The problem, checked with the shapes that the user knows.
+fn problem<'a>(
+    spec: &'a PyLossSpec,
+    device: usize,
+    stream: u64,
+    input: &'a Tensor,
+    target: &'a Tensor,
+) -> Result<Problem<'a>> {
+    let shape = &input.shape;
+    if !(2..=5).contains(&shape.len()) {
+        let expected = "(N, C, *spatial) with 0 to 3 spatial dimensions";
+        return Err(Error::value("input", format!("shape {shape:?}"), expected));
+    }
+    let target = if target.shape.len() == shape.len() && spec.spec.pixel.is_none() {
+        expect_shape("target", &target.shape, shape, "that of input: one value for each class")?;
+        Target::Soft(target.view("target", "a floating dtype", true)?)
+    } else {
+        let indices: Vec<usize> = [&shape[..1], &shape[2..]].concat();
+        expect_shape("target", &target.shape, &indices, "(N, *spatial) for an input of (N, C, *spatial)")?;
+        Target::Index(target.view("target", "uint8, int16, int32 or int64 class indices", false)?)
+    };
+    let input = input.view("input", "float32, float64, float16 or bfloat16", true)?;
+    Problem::new(&spec.spec, input, target, Device::get(device)?, stream)
+}
+
+/// The address of a weight for each class, in the type of the computation; 0 where there is none.
+fn weight(argument: &'static str, weight: &Option<Tensor>, input: &Tensor) -> Result<u64> {
+    let Some(weight) = weight else { return Ok(0) };
+    let classes = input.shape[1];
+    if weight.shape != [classes] {
+        let got = format!("{} values", weight.shape.iter().product::<usize>());
+        return Err(Error::value(argument, got, format!("{classes} values, one for each class of input")));
+    }
+    weight.contiguous(argument, compute_type(input.dtype("input", "a floating dtype")?))
+}
+
+/// The weights' addresses, under the names that the user knows them by.
+fn weights(
+    spec: &LossSpec,
+    weight: &Option<Tensor>,
+    dice_weight: &Option<Tensor>,
+    input: &Tensor,
+) -> Result<(u64, u64)> {
+    let (name, dice_name) = spec.weight_names();
+    Ok((self::weight(name, weight, input)?, self::weight(dice_name, dice_weight, input)?))
+}
+
+/// How many float64 of workspace `cuda_loss_forward` needs.
+#[pyfunction]
+pub fn cuda_workspace(
+    py: Python<'_>,
+    spec: &PyLossSpec,
+    device: usize,
+    input: Tensor,
+    target: Tensor,
+    loss: Tensor,
+) -> PyResult<usize> {
+    py.detach(|| {
+        let pixel_loss =
+            if spec.spec.is_scalar() { None } else { Some(loss.view("loss", "a floating dtype", false)?) };
+        Ok(problem(spec, device, 0, &input, &target)?.workspace(pixel_loss)?)
+    })
+}
+
+/// The loss into `loss` and the sums into `sums`, as work on `stream`.
+#[pyfunction]
+pub fn cuda_loss_forward(
+    py: Python<'_>,
+    spec: &PyLossSpec,
+    device: usize,
+    stream: u64,
+    input: Tensor,
+    target: Tensor,
+    weight: Option<Tensor>,
+    dice_weight: Option<Tensor>,
+    loss: Tensor,
+    sums: Tensor,
+    partials: Tensor,
+) -> PyResult<()> {
+    py.detach(|| {
+        let problem = problem(spec, device, stream, &input, &target)?;
+        let scalar = spec.spec.is_scalar();
+        let real = compute_type(input.dtype("input", "a floating dtype")?);
+        let pixel_loss = if scalar { None } else { Some(loss.view("loss", "a floating dtype", false)?) };
+        expect_shape("loss", &loss.shape, if scalar { &[] } else { &target.shape }, "that of the result")?;
+        let (rows, columns) = problem.sums_shape();
+        expect_shape("sums", &sums.shape, &[rows, columns], "(rows, columns) of the spec")?;
+        let needed = problem.workspace(pixel_loss)?;
+        expect_shape("partials", &partials.shape, &[needed], "what cuda_workspace asks for")?;
+        let (weight, dice_weight) = weights(&spec.spec, &weight, &dice_weight, &input)?;
+        let memory = Forward {
+            weight,
+            dice_weight,
+            loss: if scalar { loss.contiguous("loss", real)? } else { 0 },
+            pixel_loss,
+            sums: sums.contiguous("sums", DType::Float64)?,
+            partials: partials.contiguous("partials", DType::Float64)?,
+        };
+        // SAFETY: rarepixel's own Python code makes these from live tensors of that device, which torch keeps until the stream has
+        // come so far; shapes and dtypes were checked above.
+        Ok(unsafe { problem.forward(&memory) }?)
+    })
+}
+
+/// dL/dinput into `gradient`, as work on `stream`.
+#[pyfunction]
+pub fn cuda_loss_backward(
+    py: Python<'_>,
+    spec: &PyLossSpec,
+    device: usize,
+    stream: u64,
+    grad_output: Tensor,
+    input: Tensor,
+    target: Tensor,
+    weight: Option<Tensor>,
+    dice_weight: Option<Tensor>,
+    sums: Tensor,
+    coefficients: Tensor,
+    gradient: Tensor,
+) -> PyResult<()> {
+    py.detach(|| {
+        let problem = problem(spec, device, stream, &input, &target)?;
+        let scalar = spec.spec.is_scalar();
+        let real = compute_type(input.dtype("input", "a floating dtype")?);
+        expect_shape("grad_output", &grad_output.shape, if scalar { &[] } else { &target.shape }, "that of the loss")?;
+        if grad_output.dtype("grad_output", "a floating dtype")? != real {
+            return Err(Error::type_(
+                "grad_output",
+                format!("{:?}", grad_output.dtype("grad_output", "")?),
+                real.name(),
+            )
+            .into());
+        }
+        let (rows, columns) = problem.sums_shape();
+        expect_shape("sums", &sums.shape, &[rows, columns], "(rows, columns) of the spec")?;
+        expect_shape("coefficients", &coefficients.shape, &[problem.coefficients_len()], "rows of the spec")?;
+        expect_shape("gradient", &gradient.shape, &input.shape, "that of input")?;
+        let (weight, dice_weight) = weights(&spec.spec, &weight, &dice_weight, &input)?;
+        let memory = Backward {
+            weight,
+            dice_weight,
+            grad_output: if scalar { grad_output.contiguous("grad_output", real)? } else { 0 },
+            incoming: if scalar { None } else { Some(grad_output.view("grad_output", "a floating dtype", false)?) },
+            sums: sums.contiguous("sums", DType::Float64)?,
+            coefficients: coefficients.contiguous("coefficients", real)?,
+            gradient: gradient.view("gradient", "a floating dtype", true)?,
+        };
+        // SAFETY: as in `cuda_loss_forward`.
+        Ok(unsafe { problem.backward(&memory) }?)
+    })
+}
+
+/// The driver's version.
+#[pyfunction]
+pub fn cuda_driver() -> PyResult<(i32, i32)> {
+    Ok(library::driver()?)
+}
+
+/// NVRTC's version, and the architectures that it compiles for.
+#[pyfunction]
+pub fn cuda_nvrtc() -> PyResult<((i32, i32), Vec<i32>)> {
+    Ok((library::nvrtc()?, library::architectures()?))
+}
+
+/// (name, compute capability) of each device.
+#[pyfunction]
+pub fn cuda_devices() -> PyResult<Vec<(String, (i32, i32))>> {
+    Ok(describe()?)
+}
+
+/// (folder, entries, bytes, problem) of the cache of compiled kernels; None where there is no folder for it.
+#[pyfunction]
+pub fn cuda_cache() -> Option<(std::path::PathBuf, usize, u64, Option<String>)> {
+    cache::summary().map(|found| (found.directory, found.entries, found.bytes, found.problem))
+}
+
+/// (image, log) of one kernel, for tests of the static budget: `source` is reduce, gradient or finish, `target` a label's dtype or
+/// "soft", `architecture` such as 90; no device or driver is needed.
+#[pyfunction]
+pub fn cuda_compile(
+    py: Python<'_>,
+    spec: &PyLossSpec,
+    source: &str,
+    input: &str,
+    target: &str,
+    classes: usize,
+    channels_last: bool,
+    architecture: i32,
+    ptx: bool,
+) -> PyResult<(Vec<u8>, String)> {
+    let dtype = |argument, name: &str| DType::from_name(name).ok_or_else(|| Error::type_(argument, name, "a dtype"));
+    let input = dtype("input", input)?;
+    let label = if target == "soft" { None } else { Some(dtype("target", target)?) };
+    let mut variant = match source {
+        "finish" => Variant::finish(compute_type(input)),
+        "reduce" => Variant::of(Source::Reduce, &spec.spec, input, label, classes),
+        "gradient" => Variant::of(Source::Gradient, &spec.spec, input, label, classes),
+        other => return Err(Error::value("source", other, "reduce, gradient or finish").into()),
+    };
+    variant.width = variant.max_width();
+    variant.channels_last = channels_last;
+    let architecture = if ptx { Architecture::Ptx(architecture) } else { Architecture::Cubin(architecture) };
+    py.detach(|| compile(&variant, architecture).map(|compiled| (compiled.image, compiled.log))).map_err(PyErr::from)
+}

@@ -1,0 +1,222 @@
+"""What the CUDA path promises beside the numbers."""
+
+from __future__ import annotations
+
+import mmap
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+import rarepixel as rp
+from rarepixel import _cuda, reference
+
+
+def batch(shape: tuple[int, ...] = (2, 5, 9, 16), device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    logits = torch.randn(shape, generator=generator).to(device).requires_grad_()
+    return logits, torch.randint(shape[1], (shape[0], *shape[2:]), generator=generator).to(device)
+
+
+def test_a_wrong_label_gives_nan(cuda: str) -> None:
+    logits, labels = batch(device=cuda)
+    for wrong in (5, -1, 2**40):
+        labels[1, 3, 4] = wrong
+        for loss in (rp.cross_entropy, rp.focal_loss, rp.dice_loss, rp.dice_focal_loss):
+            value = loss(logits, labels)
+            assert value.isnan(), loss.__name__
+            (gradient,) = torch.autograd.grad(value, logits)
+            assert gradient[1, :, 3, 4].isnan().all()
+    losses = rp.focal_loss(logits, labels, reduction="none")
+    assert losses.isnan().nonzero().tolist() == [[1, 3, 4]]
+    truth = rp.cross_entropy(logits[:1], labels[:1])  # the kernel still serves what is right
+    assert truth.isfinite()
+
+
+def test_a_wrong_label_is_an_error_when_debugging(cuda: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, labels = batch(device=cuda)
+    labels[1, 3, 4] = 7
+    monkeypatch.setenv("RAREPIXEL_DEBUG", "1")
+    with pytest.raises(
+        ValueError, match=r"target: got label 7 at position \[1, 3, 4\], expected 0 to 4 or ignore_index"
+    ):
+        rp.focal_loss(logits, labels)
+    assert rp.focal_loss(logits, labels, ignore_index=7).isfinite()
+    with pytest.raises(ValueError, match=r"weight: got -1\.0 for class 2"):
+        rp.cross_entropy(logits, labels, weight=torch.tensor([1.0, 1, -1, 1, 1], device=cuda), ignore_index=7)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_what_stands_at_ignored_pixels_does_not_matter(value: float, cuda: str) -> None:
+    logits, labels = batch(device=cuda)
+    labels[0, 2] = 255
+    truth = rp.dice_focal_loss(logits, labels, ignore_index=255)
+    spoilt = logits.detach().clone()
+    spoilt[0, :, 2] = value
+    spoilt.requires_grad_()
+    loss = rp.dice_focal_loss(spoilt, labels, ignore_index=255)
+    assert torch.equal(loss, truth)
+    (gradient,) = torch.autograd.grad(loss, spoilt)
+    assert torch.equal(gradient, torch.autograd.grad(truth, logits)[0])
+    assert (gradient[0, :, 2] == 0).all()
+
+
+@pytest.mark.parametrize("loss", [rp.cross_entropy, rp.focal_loss, rp.dice_loss, rp.dice_focal_loss])
+def test_nothing_valid_gives_zero(loss: object, cuda: str) -> None:
+    assert callable(loss)
+    for shape in ((2, 5, 9, 16), (0, 5, 9, 16), (2, 5, 0, 16)):
+        logits, labels = batch(shape, cuda)
+        value = loss(
+            logits,
+            torch.full_like(labels, 255),
+            ignore_index=255,
+            **({"smooth": 0.0} if "dice" in loss.__name__ else {}),
+        )
+        (gradient,) = torch.autograd.grad(value, logits)
+        assert value == 0
+        assert (gradient == 0).all()
+    logits, labels = batch((0, 5, 4), cuda)
+    if "dice" in loss.__name__:
+        assert loss(logits, labels, per_sample=True) == 0
+
+
+def test_an_expanded_incoming_gradient(cuda: str) -> None:
+    logits, labels = batch(device=cuda)
+    (by_pixel,) = torch.autograd.grad(rp.focal_loss(logits, labels, reduction="none").sum(), logits)
+    (at_once,) = torch.autograd.grad(rp.focal_loss(logits, labels, reduction="sum"), logits)
+    assert torch.equal(by_pixel, at_once)
+
+
+def test_a_second_backward_pass(cuda: str) -> None:
+    logits, labels = batch(device=cuda)
+    loss = rp.dice_focal_loss(logits, labels)
+    first, second = (torch.autograd.grad(loss, logits, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_a_scaled_half_gradient_does_not_underflow(cuda: str) -> None:
+    logits, labels = batch((1, 5, 64, 64), cuda)
+    half = logits.detach().half().requires_grad_()
+    scale = 2.0**16
+    (gradient,) = torch.autograd.grad(rp.cross_entropy(half, labels) * scale, half)
+    truth_input = half.detach().double().requires_grad_()
+    (truth,) = torch.autograd.grad(reference.cross_entropy(truth_input, labels) * scale, truth_input)
+    assert (gradient.double() - truth).abs().max() <= 2**-10 * truth.abs().max()
+
+
+def test_weights_as_numbers_are_checked_and_kept(cuda: str) -> None:
+    logits, labels = batch(device=cuda)
+    weight = [1.0, 2.0, 0.5, 1.0, 3.0]
+    assert rp.cross_entropy(logits, labels, weight=weight) == rp.cross_entropy(
+        logits, labels, weight=torch.tensor(weight, device=cuda)
+    )
+    before = _cuda.weight_tensor.cache_info()
+    rp.cross_entropy(logits, labels, weight=weight)
+    assert _cuda.weight_tensor.cache_info().misses == before.misses
+    with pytest.raises(ValueError, match="alpha: got nan for class 1"):
+        rp.focal_loss(logits, labels, alpha=[1.0, float("nan"), 1, 1, 1])
+    with pytest.raises(ValueError, match="alpha: got 2 values, expected 5 values, one for each class of input"):
+        rp.focal_loss(logits, labels, alpha=[1.0, 2.0])
+
+
+def test_offsets_beyond_32_bits(cuda: str) -> None:
+    """Planes more than 2^31 elements apart: memory that is only reserved, except where it is used."""
+    step = 2**31 + 64
+    if cuda == "cuda":
+        if torch.cuda.get_device_properties(0).total_memory < 40 * 2**30:
+            pytest.skip("needs 17 GB of GPU memory")
+        storage = torch.empty(2 * step, dtype=torch.float32, device="cuda")
+    else:
+        memory = mmap.mmap(
+            -1, 8 * step, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
+        )
+        storage = torch.frombuffer(memory, dtype=torch.float32)
+    apart = storage.as_strided((1, 2, 8, 8), (2 * step, step, 8, 1))
+    logits, labels = batch((1, 2, 8, 8), cuda)
+    apart.copy_(logits.detach())
+    assert torch.equal(rp.dice_focal_loss(apart, labels), rp.dice_focal_loss(logits, labels))
+
+
+def test_threads(cuda: str) -> None:
+    logits, labels = batch(device=cuda)
+    truth = rp.dice_focal_loss(logits, labels)
+    results: list[torch.Tensor] = []
+
+    def work() -> None:
+        results.extend(rp.dice_focal_loss(logits, labels) for _ in range(3))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 12
+    assert all(torch.equal(result, truth) for result in results)
+
+
+def test_the_same_bits_in_every_order(cuda: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks and warps in other orders (on a GPU: run after run) give the same bits."""
+    for shape in ((2, 5, 33, 64), (2, 40, 9, 11)):
+        logits, labels = batch(shape, cuda)
+
+        def results(logits: torch.Tensor = logits, labels: torch.Tensor = labels) -> tuple[torch.Tensor, torch.Tensor]:
+            loss = rp.dice_focal_loss(logits, labels, average="macro")
+            return loss, torch.autograd.grad(loss, logits)[0]
+
+        truth = results()
+        for seed in range(1, 6):
+            monkeypatch.setenv("EMULATOR_SEED", str(seed))
+            assert all(torch.equal(one, other) for one, other in zip(results(), truth, strict=True)), seed
+
+
+class TestDriverCalls:
+    """What reaches the driver: seen on the emulated one."""
+
+    def test_only_launches_once_it_is_warm(
+        self, emulator: object, cuda: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """No synchronisation, no allocation, no copy: what a CUDA graph can capture. On the stream that torch gives."""
+        logits, labels = batch(device=cuda)
+        rp.dice_focal_loss(logits, labels).backward()
+        log = tmp_path / "calls"
+        monkeypatch.setenv("EMULATOR_LOG", str(log))
+        monkeypatch.setattr(_cuda, "_place", lambda tensor: (0, 0x5EED))
+        rp.dice_focal_loss(logits, labels).backward()
+        calls = [line.split() for line in log.read_text().splitlines()]
+        assert [call[:2] for call in calls] == [
+            ["cuLaunchKernel", name] for name in ("reduce", "finish", "coefficients", "gradient")
+        ]
+        assert {call[-1] for call in calls} == {"0x5eed"}
+
+    def test_the_current_context_is_left_as_it_was(self, emulator: object, fresh_device: int, cuda: str) -> None:
+        before = emulator.current_context()  # type: ignore[attr-defined]
+        logits, labels = batch(device=cuda)
+        rp.dice_focal_loss(logits, labels).backward()
+        assert emulator.current_context() == before  # type: ignore[attr-defined]
+
+    def test_machine_code_first_then_ptx(
+        self, fresh_device: int, cuda: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """On a device that NVRTC knows, a cubin is tried; this one takes none and gets PTX."""
+        log = tmp_path / "calls"
+        monkeypatch.setenv("EMULATOR_LOG", str(log))
+        monkeypatch.setenv("EMULATOR_CAPABILITY", "90")
+        logits, labels = batch(device=cuda)
+        assert rp.focal_loss(logits, labels).isfinite()
+        loads = [line for line in log.read_text().splitlines() if "cuModuleLoadData" in line]
+        assert loads == ["cuModuleLoadData cubin", "cuModuleLoadData cubin", "cuModuleLoadData ptx"] * 2
+
+    def test_a_device_too_old(self, fresh_device: int, cuda: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("EMULATOR_CAPABILITY", "35")
+        logits, labels = batch(device=cuda)
+        with pytest.raises(
+            RuntimeError, match=r"compute capability 3\.5, but this NVRTC compiles for \d+\.\d and newer"
+        ):
+            rp.focal_loss(logits, labels)
+
+    def test_no_such_device(self, cuda: str, emulator: object, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(_cuda, "_place", lambda tensor: (1000, 0))
+        logits, labels = batch(device=cuda)
+        with pytest.raises(RuntimeError, match="cannot use device 1000: CUDA_ERROR_INVALID_DEVICE"):
+            rp.focal_loss(logits, labels)

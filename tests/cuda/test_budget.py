@@ -1,0 +1,131 @@
+"""What the compiler makes of the kernels for every architecture: no local memory, bounded registers, whole vectors."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from rarepixel import _core, _cuda
+from rarepixel.options import Options, spec
+
+pytestmark = pytest.mark.skipif(_cuda.load_nvrtc() is None, reason="needs the NVRTC that CUDA builds of torch bring")
+
+ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
+# The plain focal + Dice, and the options that take most registers.
+PLAIN = Options(pixel="focal", region="dice")
+HEAVY = PLAIN._replace(gamma=1.5, pt="weighted_ce")
+SMOOTHED = Options(pixel="cross_entropy", label_smoothing=0.1)
+DICE = Options(region="dice")
+# Registers of a thread: what the number of threads that a multiprocessor must hold leaves.
+BOUNDS = {2: 85, 5: 128, 8: 170, 16: 255, 32: 255, 33: 128}
+BOUNDS_FLOAT64 = {2: 255, 5: 255, 8: 255, 16: 255, 32: 255, 33: 128}
+
+
+def compiled(
+    options: Options, source: str, input: str, target: str, classes: int, channels_last: bool, architecture: int
+) -> str:
+    return _core.cuda_compile(spec(options), source, input, target, classes, channels_last, architecture, False)[1]
+
+
+def all_compiled(cases: list[tuple[Options, str, str, str, int, bool, int]]) -> list[str]:
+    """The compiler's logs; it runs without the GIL."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(lambda case: compiled(*case), cases))
+
+
+def check(log: str, bound: int, what: object) -> None:
+    registers = [int(number) for number in re.findall(r"Used (\d+) registers", log)]
+    memory = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
+    assert registers, f"{what}: no figures in the log: {log}"
+    assert len(memory) == len(registers), f"{what}: {log}"
+    assert all(set(figures) == {"0"} for figures in memory), f"{what}: local memory: {log}"
+    assert max(registers) <= bound, f"{what}: {registers} registers, bound {bound}"
+
+
+@pytest.mark.parametrize("source", ["reduce", "gradient"])
+@pytest.mark.parametrize("classes", BOUNDS)
+def test_registers_on_every_architecture(source: str, classes: int) -> None:
+    chosen = [("float32", number) for number in ARCHITECTURES]
+    chosen += product(("float16", "float64"), (75, 90, 120))
+    cases = [(HEAVY, source, input, "int64", classes, False, number) for input, number in chosen]
+    for case, log in zip(cases, all_compiled(cases), strict=True):
+        bounds = BOUNDS_FLOAT64 if case[2] == "float64" else BOUNDS
+        check(log, bounds[classes], case)
+
+
+@pytest.mark.parametrize("classes", [5, 32])
+def test_registers_of_other_losses_and_layouts(classes: int) -> None:
+    targets = {PLAIN: "uint8", HEAVY: "int32", SMOOTHED: "int64", DICE: "soft"}
+    cases = [
+        (options, source, input, target, classes, channels_last, 90)
+        for (options, target), source, input, channels_last in product(
+            targets.items(), ("reduce", "gradient"), ("float32", "bfloat16"), (False, True)
+        )
+    ]
+    for case, log in zip(cases, all_compiled(cases), strict=True):
+        check(log, BOUNDS[classes], case)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_finishing_kernels(architecture: int) -> None:
+    for input in ("float32", "float64"):
+        check(compiled(PLAIN, "finish", input, "soft", 1, False, architecture), 128, (input, architecture))
+
+
+def ptx_of(source: str, input: str, target: str, classes: int, channels_last: bool) -> str:
+    image, _ = _core.cuda_compile(spec(PLAIN), source, input, target, classes, channels_last, 90, True)
+    return bytes(image).decode()
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("input", ["float32", "bfloat16", "float16", "float64"])
+def test_loads_and_stores_are_of_128_bits(input: str, channels_last: bool) -> None:
+    for source in ("reduce", "gradient"):
+        ptx = ptx_of(source, input, "uint8", 5, channels_last)
+        wide = re.findall(r"(ld|st)\.global\S*\.(?:v4\.\w*32|v2\.\w*64)\b", ptx)
+        assert wide.count("ld") == 5, f"{source}: {wide}"
+        assert wide.count("st") == (5 if source == "gradient" else 0), f"{source}: {wide}"
+
+
+def disassembler() -> Path | None:
+    """nvdisasm, which Triton (a dependency of CUDA builds of torch) brings."""
+    try:
+        import triton
+    except ImportError:
+        return None
+    found = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm"
+    return found if found.exists() else None
+
+
+@pytest.mark.skipif(disassembler() is None, reason="needs the nvdisasm that Triton brings")
+@pytest.mark.parametrize("input", ["float32", "bfloat16"])
+def test_machine_code(input: str, tmp_path: Path) -> None:
+    """In the machine code itself: 128-bit accesses, no local memory, no double precision in the loop over pixels."""
+    for source in ("reduce", "gradient"):
+        image, _ = _core.cuda_compile(spec(PLAIN), source, input, "int64", 5, False, 90, False)
+        cubin = tmp_path / f"{source}.cubin"
+        cubin.write_bytes(bytes(image))
+        text = subprocess.run(
+            [str(disassembler()), "-c", str(cubin)], check=True, capture_output=True, text=True
+        ).stdout
+        opcodes = re.findall(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", text, re.MULTILINE)
+        labels = 2 if input == "float32" else 4  # int64 labels of 4 or 8 pixels
+        assert sum(code.startswith("LDG") and ".128" in code for code in opcodes) >= 5 + labels, source
+        assert not [code for code in opcodes if code.startswith(("LDL", "STL"))], source
+        if source == "gradient":
+            assert sum(code.startswith("STG") and ".128" in code for code in opcodes) == 5
+            assert not [code for code in opcodes if code.startswith(("DADD", "DMUL", "DFMA"))]
+
+
+@pytest.mark.parametrize(
+    ("source", "kernel", "size"), [("reduce", "reduce", 256), ("gradient", "gradient", 256), ("finish", "finish", 128)]
+)
+def test_parameters_are_the_structs_of_the_host(source: str, kernel: str, size: int) -> None:
+    """src/cuda/arguments.rs asserts the same sizes."""
+    assert f"{kernel}_param_0[{size}]" in ptx_of(source, "float32", "uint8", 5, False)

@@ -1,0 +1,133 @@
+"""The emulator catches what it is there to catch: defects planted in the compiled kernels, by way of the cache.
+
+The cache of one emulated device is filled with the shipped kernels, changed, and read by the next device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import rarepixel as rp
+from rarepixel import _cuda
+
+DIGEST = 32
+pytestmark = pytest.mark.usefixtures("emulator")
+
+
+def run(classes: int) -> None:
+    generator = torch.Generator().manual_seed(6)
+    logits = torch.randn(2, classes, 32, 48, generator=generator).requires_grad_()
+    labels = torch.randint(classes, (2, 32, 48), generator=generator)
+    rp.dice_focal_loss(logits, labels).backward()
+
+
+def plant(folder: Path, kernel: str, change: Callable[[str], str]) -> None:
+    """Change the PTX of a kernel in the cache, with the right hash behind it."""
+    entries = [path for path in folder.glob("*.ptx") if f".entry {kernel}(".encode() in path.read_bytes()]
+    assert len(entries) == 1
+    text = entries[0].read_bytes()[:-DIGEST].decode()
+    changed = change(text)
+    assert changed != text, "nothing was planted"
+    entries[0].write_bytes(changed.encode() + hashlib.sha256(changed.encode()).digest())
+
+
+def nth(pattern: str, replacement: str, number: int) -> Callable[[str], str]:
+    """Replace one match of the pattern: the one of that number, from 0 or (negative) from behind."""
+
+    def change(text: str) -> str:
+        found = list(re.finditer(pattern, text))
+        match = found[number]
+        return text[: match.start()] + match.expand(replacement) + text[match.end() :]
+
+    return change
+
+
+def caught(
+    kernel: str, change: Callable[[str], str], classes: int, folder: Path, monkeypatch: pytest.MonkeyPatch, device: int
+) -> str:
+    monkeypatch.setenv("RAREPIXEL_CACHE_DIR", str(folder))
+    run(classes)  # fills the cache
+    plant(folder, kernel, change)
+    monkeypatch.setattr(_cuda, "_place", lambda tensor: (device + 32, 0))
+    with pytest.raises(RuntimeError) as error:
+        run(classes)
+    return str(error.value)
+
+
+BARRIER = r"bar\.sync\s+0;"
+VECTOR_LOAD = r"(ld\.global\.nc\.v4\.\w+\s+\{[^}]*\},\s*\[%rd\d+)(?:\+\d+)?\]"
+DEFECTS = {
+    **{f"dropped barrier {i}": ("reduce", nth(BARRIER, "", i), 5, "race: |uninitialised") for i in range(5)},
+    "dropped barrier in the finish": ("finish", nth(BARRIER, "", 0), 5, "race: "),
+    "dropped barrier in the gradient": ("gradient", nth(BARRIER, "", 0), 5, "(race: |uninitialised)"),
+    "dropped warp barrier": ("reduce", nth(r"bar\.warp\.sync\s+-1;", "", 0), 40, "race: "),
+    "out of bounds": (
+        "gradient",
+        nth(VECTOR_LOAD, r"\1+4096]", -1),
+        5,
+        "ILLEGAL_ADDRESS.*read outside of every tensor",
+    ),
+    "out of bounds of shared memory": (
+        "reduce",
+        nth(r"(ld\.shared\.\w+\s+%\w+, \[%r\d+)[^\]]*\]", r"\1+65536]", 0),
+        5,
+        "ILLEGAL_ADDRESS.*outside of shared memory",
+    ),
+    "misaligned": ("gradient", nth(VECTOR_LOAD, r"\1+4]", 0), 5, "MISALIGNED_ADDRESS"),
+    "uninitialised shared memory": (
+        "reduce",
+        nth(r"st\.shared\.\w+\s+\[[^\]]*\], (?:0|0f00000000);", "", 0),
+        5,
+        "uninitialised shared memory",
+    ),
+    "wrong mask": (
+        "reduce",
+        nth(r"(shfl\.sync\.bfly\.b32[^;]*), -1;", r"\1, 2147483647;", 0),
+        5,
+        "its mask does not name",
+    ),
+    "blocks that write one place": ("reduce", nth(r"(mov\.u32\s+%r\d+), %ctaid\.x;", r"\1, 0;", 0), 5, "race: write"),
+}
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_planted_defects_are_caught(
+    defect: str, fresh_device: int, cuda: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel, change, classes, message = DEFECTS[defect]
+    text = caught(kernel, change, classes, tmp_path, monkeypatch, fresh_device)
+    assert re.search(message, text), text
+
+
+def test_an_entry_that_the_driver_refuses_is_compiled_again(
+    fresh_device: int, cuda: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here for an instruction that the emulator does not know: it never skips one."""
+    monkeypatch.setenv("RAREPIXEL_CACHE_DIR", str(tmp_path / "cache"))
+    run(5)
+    plant(tmp_path / "cache", "reduce", nth(r"add\.f32", "frobnicate.f32", 0))
+    monkeypatch.setattr(_cuda, "_place", lambda tensor: (fresh_device + 32, 0))
+    monkeypatch.setenv("EMULATOR_LOG", str(tmp_path / "calls"))
+    run(5)
+    assert "unknown instruction: frobnicate.f32" in (tmp_path / "calls").read_text()
+
+
+def test_every_barrier_was_dropped_once(
+    fresh_device: int, cuda: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAREPIXEL_CACHE_DIR", str(tmp_path))
+    run(5)
+    (text,) = [
+        path.read_text(errors="ignore")
+        for path in tmp_path.glob("*.ptx")
+        if ".entry reduce(" in path.read_text(errors="ignore")
+    ]
+    assert len(re.findall(BARRIER, text)) == sum(
+        name.startswith("dropped barrier ") and name[-1].isdigit() for name in DEFECTS
+    )

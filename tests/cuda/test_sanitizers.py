@@ -1,0 +1,160 @@
+"""The kernels from source under a host compiler's sanitizers, in several orders of warps; and defects planted in them.
+
+The emulator of the other tests finds races and wild accesses in what NVRTC made; this finds them in what was written,
+with file and line and with tools of other people's making.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+HOST = Path(__file__).parent / "host"
+KERNELS = Path(__file__).parents[2] / "src" / "cuda" / "kernels"
+SANITIZERS = {
+    "address": (["-fsanitize=address,undefined", "-fno-sanitize-recover=all"], "SANITIZE_ADDRESS"),
+    "thread": (["-fsanitize=thread"], "SANITIZE_THREAD"),
+    # Neither: shared memory is filled with nan.
+    "nan": ([], "PLAIN"),
+}
+FLOAT = {
+    "INPUT": "float",
+    "LABEL": "int64",
+    "CLASSES": "5",
+    "C": "5",
+    "WIDTH": "4",
+    "CHANNELS_LAST": "0",
+    "THREADS": "64",
+}
+VARIANTS = {
+    "float32": FLOAT,
+    "bfloat16, channels_last": FLOAT
+    | {"INPUT": "BFloat16", "LABEL": "unsigned char", "WIDTH": "8", "CHANNELS_LAST": "1"},
+    "float16": FLOAT | {"INPUT": "Half", "LABEL": "short", "WIDTH": "2"},
+    "40 classes": FLOAT | {"CLASSES": "0", "C": "40", "WIDTH": "1", "THREADS": "32"},
+}
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The engine, never sanitized itself."""
+    folder = tmp_path_factory.mktemp("engines")
+    built = {}
+    for name, (_, macro) in SANITIZERS.items():
+        built[name] = folder / f"{name}.o"
+        command = ["g++", "-std=c++17", "-O1", "-g", f"-D{macro}", "-c", HOST / "engine.cpp", "-o", built[name]]
+        subprocess.run(command, check=True)
+    return built
+
+
+def build(variant: dict[str, str], sanitizer: str, engine: Path, folder: Path, kernels: Path = KERNELS) -> Path:
+    program = folder / "check"
+    macros = variant | {
+        "REAL": "float",
+        "BLOCKS": "1",
+        "PIXEL": "2",
+        "POWER": "2",
+        "WEIGHTED_PT": "0",
+        "SMOOTHING": "0",
+        "REGION": "1",
+    }
+    command = ["g++", "-std=c++17", "-O1", "-g", "-w", f"-I{kernels}", f"-I{HOST}"]
+    command += [f"-D{name}={value}" for name, value in macros.items()]
+    command += [*SANITIZERS[sanitizer][0], str(HOST / "check.cpp"), str(engine), "-o", str(program)]
+    subprocess.run(command, check=True)
+    return program
+
+
+def run(program: Path, seed: int | None = None) -> subprocess.CompletedProcess[str]:
+    options = {"TSAN_OPTIONS": "halt_on_error=1", "ASAN_OPTIONS": "detect_stack_use_after_return=0"}
+    order = {} if seed is None else {"HOST_SEED": str(seed)}
+    return subprocess.run([str(program)], env=os.environ | options | order, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_kernels_are_clean(variant: str, sanitizer: str, engines: dict[str, Path], tmp_path: Path) -> None:
+    program = build(VARIANTS[variant], sanitizer, engines[sanitizer], tmp_path)
+    for seed in (None, 1, 2, 3):
+        done = run(program, seed)
+        assert done.returncode == 0, f"order {seed}: {done.stdout}{done.stderr}"
+        assert done.stdout.startswith("right"), done.stdout
+
+
+def without(pattern: str, number: int) -> Callable[[str], str]:
+    return replaced(pattern, "", number)
+
+
+def replaced(pattern: str, replacement: str, number: int = 0) -> Callable[[str], str]:
+    def change(text: str) -> str:
+        match = list(re.finditer(pattern, text))[number]
+        return text[: match.start()] + match.expand(replacement) + text[match.end() :]
+
+    return change
+
+
+BARRIER = r"__syncthreads\(\);"
+DEFECTS = {
+    "dropped barrier": ("reduce.cu", without(BARRIER, 0), "float32", "thread", "data race"),
+    "dropped barrier, seen in the numbers": ("reduce.cu", without(BARRIER, 0), "float32", "nan", "wrong"),
+    "dropped barrier in the finish": ("finish.cu", without(BARRIER, 0), "float32", "thread", "data race"),
+    "dropped barrier in the gradient": ("gradient.cu", without(BARRIER, 0), "float32", "thread", "data race"),
+    "dropped warp barrier": ("reduce.cu", without(r"__syncwarp\(\);", 0), "40 classes", "thread", "data race"),
+    "a barrier that some threads skip": (
+        "reduce.cu",
+        replaced(BARRIER, "if (threadIdx.x < 40) __syncthreads();"),
+        "float32",
+        "nan",
+        "deadlock",
+    ),
+    "out of bounds": (
+        "gradient.cu",
+        replaced(r"block\.load_from\(from,", "block.load_from(from + 4,"),
+        "float32",
+        "address",
+        "heap-buffer-overflow",
+    ),
+    "out of bounds of shared memory": (
+        "reduce.cu",
+        replaced(r"SLOT\(sums, 0\) = total;", "sums[REGION ? CLASSES : 1][threadIdx.x] = total;"),
+        "float32",
+        "address",
+        "(global-buffer-overflow|out of bounds)",
+    ),
+    "misaligned": (
+        "gradient.cu",
+        replaced(r"block\.load_from\(from,", "block.load_from(from + 1,"),
+        "float32",
+        "address",
+        "misaligned address",
+    ),
+    "uninitialised shared memory": (
+        "reduce.cu",
+        without(r"if \(REGION\) SLOT\(sums, c\) = 0;", 0),
+        "float32",
+        "nan",
+        "wrong",
+    ),
+    "wrong lane": ("number.cuh", replaced(r"offset >>= 1", "offset >>= 2"), "float32", "nan", "(wrong|deadlock)"),
+}
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_planted_defects_are_caught(defect: str, engines: dict[str, Path], tmp_path: Path) -> None:
+    file, change, variant, sanitizer, message = DEFECTS[defect]
+    kernels = tmp_path / "kernels"
+    shutil.copytree(KERNELS, kernels)
+    text = (kernels / file).read_text()
+    changed = change(text)
+    assert changed != text
+    (kernels / file).write_text(changed)
+    program = build(VARIANTS[variant], sanitizer, engines[sanitizer], tmp_path, kernels)
+    said = [run(program, seed) for seed in (None, 1, 2, 3)]
+    assert any(done.returncode != 0 and re.search(message, done.stdout + done.stderr) for done in said), said[0]
