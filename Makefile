@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-rust test-python test-gpu lint format bench bench-gpu setup clean
+.PHONY: demo test test-rust test-python test-gpu lint format bench bench-gpu docs notebooks setup clean
 
 demo: setup ## synthesise tiles and train a small Siamese damage model on them
 	$(BIN)/rarepixel demo
@@ -31,15 +31,15 @@ lint: setup ## formats, lints and types, all as errors
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	cargo clippy --all-targets --features python -- -D warnings
-	$(BIN)/ruff format --check python tests benches
-	$(BIN)/ruff check python tests benches
+	$(BIN)/ruff format --check python tests benches notebooks/docstrings.py
+	$(BIN)/ruff check python tests benches notebooks/docstrings.py
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest rarepixel._core
 
 format: setup
 	cargo fmt
-	$(BIN)/ruff format python tests benches
-	$(BIN)/ruff check --fix python tests benches
+	$(BIN)/ruff format python tests benches notebooks/docstrings.py
+	$(BIN)/ruff check --fix python tests benches notebooks/docstrings.py
 
 bench: setup ## ours against torch and its peers; a table and a CSV in benches/results
 	$(BIN)/pip install --quiet ".[bench]"
@@ -47,6 +47,12 @@ bench: setup ## ours against torch and its peers; a table and a CSV in benches/r
 
 bench-gpu: setup ## ours against torch on the GPU at hand; a CSV in benches/results
 	$(BIN)/python benches/gpu.py
+
+docs: setup ## the pages, in site/; warnings are errors, and it needs no network
+	$(BIN)/mkdocs build --strict --config-file notebooks/mkdocs.yml
+
+notebooks: setup ## run the notebooks again and keep their outputs
+	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 setup: $(VENV)/.extension
 
@@ -68,4 +74,4 @@ $(VENV)/.extension: $(VENV)/.requirements Cargo.toml $(shell find src -type f)
 
 clean:
 	cargo clean
-	rm -rf $(VENV) demo-output
+	rm -rf $(VENV) demo-output site

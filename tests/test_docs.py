@@ -247,7 +247,7 @@ def test_the_pages_build_without_a_warning(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     reference = "".join(page.read_text() for page in (tmp_path / "api").rglob("index.html"))
-    missing = [name for _, name in PUBLIC if f".{name}\"" not in reference]
+    missing = [name for _, name in PUBLIC if f'.{name}"' not in reference]
     assert not missing
     assert "&gt;&gt;&gt; <" not in reference.replace("<span", ""), "a doctest outside a code block"
     assert ":func:" not in reference

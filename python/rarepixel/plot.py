@@ -289,7 +289,8 @@ def _gradient_sizes(name: str, array: Array, size: tuple[int, ...]) -> NDArray[n
         raise ValueError(f"{name}: got shape {gradient.shape}, expected (C, {size[0]}, {size[1]}), as truth")
     if not np.isfinite(gradient).all():
         raise ValueError(f"{name}: got nan or inf, expected finite numbers")
-    return np.abs(gradient).sum(0)
+    sizes: NDArray[np.float64] = np.abs(gradient).sum(0)
+    return sizes
 
 
 def _numpy(array: Any) -> NDArray[Any]:
