@@ -140,3 +140,49 @@ def test_import_rarepixel_imports_neither_matplotlib_nor_torch():
     code = "import sys, rarepixel.plot; print(sorted({'torch', 'matplotlib'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def gradients_of_one_building():
+    """Two losses over 4 x 5 pixels: one has all its gradient on the building, one the same everywhere."""
+    mask = np.zeros((4, 5), dtype=np.uint8)
+    mask[1, 2], mask[3, 4] = 4, 255
+    focused, flat = np.zeros((3, 4, 5)), np.ones((1, 3, 4, 5), dtype=np.float32)
+    focused[:, 1, 2] = [1e-3, -2e-3, 1e-3]
+    return {"focused": focused, "flat": flat}, mask
+
+
+def test_gradient_map_draws_multiples_of_the_mean():
+    gradients, mask = gradients_of_one_building()
+    figure = rp.plot.gradient_map(gradients, mask)
+    truth, focused, flat = figure.axes[:3]
+    assert [axes.get_title() for axes in figure.axes[:3]] == ["truth", "focused", "flat"]
+    np.testing.assert_array_equal(drawn(truth)[1, 2], rp.xbd.CLASS_COLORS[4])
+    np.testing.assert_allclose(drawn(focused), np.where(mask == 4, 20.0, 0.0))  # all of it on 1 of 20 pixels
+    np.testing.assert_allclose(drawn(flat), 1.0)
+    assert [axes.get_xlabel() for axes in (focused, flat)] == ["100 % on buildings", "5 % on buildings"]
+    limits = {axes.get_images()[0].get_clim() for axes in (focused, flat)}
+    assert limits == {(0.01, 20.0)}, "one scale for all losses"
+    assert "un-classified (ignored)" in legend(figure)
+    figure.canvas.draw()
+
+
+def test_gradient_map_takes_torch_and_a_gradient_of_zero():
+    torch = pytest.importorskip("torch")
+    figure = rp.plot.gradient_map({"none": torch.zeros(1, 5, 4, 5)}, torch.zeros(1, 4, 5, dtype=torch.uint8))
+    np.testing.assert_array_equal(drawn(figure.axes[1]), 0)
+    assert figure.axes[1].get_xlabel() == "0 % on buildings"
+    figure.canvas.draw()
+
+
+@pytest.mark.parametrize(
+    ("gradients", "message"),
+    [
+        ({}, r"gradients: got 0 for 1 masks, expected some, for one mask"),
+        ({"ce": np.zeros((5, 4))}, r"gradients\['ce'\]: got shape \(5, 4\), expected \(C, 4, 5\), as truth"),
+        ({"ce": np.zeros((2, 5, 4, 5))}, r"gradients\['ce'\]: got shape \(2, 5, 4, 5\), expected"),
+        ({"ce": np.full((5, 4, 5), np.nan)}, r"gradients\['ce'\]: got nan or inf, expected finite"),
+    ],
+)
+def test_gradient_map_names_bad_input(gradients, message):
+    with pytest.raises(ValueError, match=message):
+        rp.plot.gradient_map(gradients, np.zeros((4, 5), np.uint8))

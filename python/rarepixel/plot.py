@@ -1,4 +1,4 @@
-"""Pictures of damage maps, class mixes and training curves, each as a ``matplotlib.figure.Figure``.
+"""Pictures of damage maps, class mixes, gradients and training curves, each as a ``matplotlib.figure.Figure``.
 
 matplotlib is imported when a picture is asked for, without pyplot: no window, no global state, nothing to close. Save a
 figure with ``figure.savefig("file.png")``; a notebook shows it as it is. Damage is drawn in the colours of
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["class_mix", "damage_panel", "loss_curves"]
+__all__ = ["class_mix", "damage_panel", "gradient_map", "loss_curves"]
 
 IGNORED_COLOR = (128, 128, 128)
 _OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
@@ -115,6 +115,55 @@ def class_mix(counts: Array | Sequence[int]) -> Figure:
     axes.set_xlabel("pixels (logarithmic)")
     axes.set_ylabel("class")
     axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def gradient_map(gradients: Mapping[str, Array], truth: Array) -> Figure:
+    """Where each loss looks: how much of its gradient lies on each pixel, and how much on buildings.
+
+    A pixel's part of the gradient is the sum over the classes of abs(dL/dz), drawn as a multiple of the loss's own mean
+    over the pixels (1: no more than an average pixel; 100: a hundred times as much), on one logarithmic colour scale
+    for all losses. So losses of different size can be compared. The first panel is the truth.
+
+    Args:
+        gradients: for each loss by name, dL/dz of one image, (C, H, W) or (1, C, H, W).
+        truth: the mask, (H, W) or (1, H, W), classes 0 to 4; 255 is ignored and drawn gray.
+
+    Raises:
+        ValueError: no gradient, one that is not finite, or sizes that do not fit each other.
+        ImportError: matplotlib is not installed.
+
+    Example:
+        >>> import numpy as np
+        >>> import rarepixel as rp
+        >>> logits, mask = np.zeros((1, 5, 8, 8), np.float32), np.zeros((1, 8, 8), np.uint8)
+        >>> mask[0, 2:4, 2:4] = 4
+        >>> gradient = rp.numpy.cross_entropy(logits, mask, weight=[1, 5, 20, 20, 20])[1]
+        >>> figure = rp.plot.gradient_map({"weighted CE": gradient}, mask)
+        >>> figure.axes[1].get_title(), figure.axes[1].get_xlabel()
+        ('weighted CE', '57 % on buildings')
+    """
+    mask = _masks("truth", truth)
+    if mask.shape[0] != 1 or not gradients:
+        raise ValueError(f"gradients: got {len(gradients)} for {mask.shape[0]} masks, expected some, for one mask")
+    building = (mask[0] != 0) & (mask[0] != IGNORE_INDEX)
+    parts = {name: _gradient_sizes(f"gradients[{name!r}]", array, building.shape) for name, array in gradients.items()}
+    relative = {name: part / max(part.mean(), np.finfo(np.float64).tiny) for name, part in parts.items()}
+
+    figure = _figure(2.6 * (1 + len(parts)) + 0.8, 2.6 * building.shape[0] / building.shape[1] + 0.9)
+    from matplotlib.colors import LogNorm  # after _figure, which says how to get matplotlib
+
+    grid = figure.subplots(1, 1 + len(parts))
+    grid[0].imshow(_paint(mask[0]), interpolation="nearest")
+    grid[0].set(title="truth", xticks=[], yticks=[])
+    # Clipped, so that pixels without a gradient have the lowest colour and not none.
+    norm = LogNorm(0.01, max(10.0, *(part.max() for part in relative.values())), clip=True)
+    for axes, (name, part) in zip(grid[1:], relative.items(), strict=True):
+        drawn = axes.imshow(part, norm=norm, cmap="cividis", interpolation="nearest")
+        share = 100 * part[building].sum() / max(part.sum(), np.finfo(np.float64).tiny)
+        axes.set(title=name, xlabel=f"{share:.0f} % on buildings", xticks=[], yticks=[])
+    figure.colorbar(drawn, ax=grid[1:], label="times the mean pixel", shrink=0.9)
+    _damage_legend(figure, bool((mask == IGNORE_INDEX).any()))
     return figure
 
 
@@ -230,6 +279,18 @@ def _masks(name: str, array: Array) -> NDArray[Any]:
     if wrong.size:
         raise ValueError(f"{name}: got class {wrong[0]}, expected 0 to {len(CLASS_NAMES) - 1} or {IGNORE_INDEX}")
     return masks.reshape(-1, *masks.shape[-2:])
+
+
+def _gradient_sizes(name: str, array: Array, size: tuple[int, ...]) -> NDArray[np.float64]:
+    """The sum over the classes of abs(dL/dz), (H, W)."""
+    gradient = _numpy(array).astype(np.float64)
+    gradient = gradient[0] if gradient.ndim == 4 and gradient.shape[0] == 1 else gradient
+    if gradient.ndim != 3 or gradient.shape[1:] != size:
+        raise ValueError(f"{name}: got shape {gradient.shape}, expected (C, {size[0]}, {size[1]}), as truth")
+    if not np.isfinite(gradient).all():
+        raise ValueError(f"{name}: got nan or inf, expected finite numbers")
+    sizes: NDArray[np.float64] = np.abs(gradient).sum(0)
+    return sizes
 
 
 def _numpy(array: Any) -> NDArray[Any]:

@@ -1,0 +1,253 @@
+"""What the pages say: how other libraries' losses map to ours, page by page, and that the pages build."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import rarepixel as rp
+from support import PROJECT
+
+PAGES = PROJECT / "notebooks" / "docs"
+CLASSES = 5
+WEIGHT = torch.tensor([1.0, 5.0, 20.0, 20.0, 20.0])
+
+
+def batch(absent: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and labels of every class, or of all but one."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, CLASSES, 16, 16, generator=generator)
+    target = torch.randint(CLASSES, (3, 16, 16), generator=generator)
+    if absent is not None:
+        target[target == absent] = 0
+    return logits, target
+
+
+def with_ignored(target: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """The labels with some ignored (255), and the share of pixels that is left."""
+    target = target.clone()
+    target[:, :5] = 255
+    return target, (target != 255).double().mean().item()
+
+
+def same(got: torch.Tensor, expected: torch.Tensor | float) -> None:
+    torch.testing.assert_close(got, torch.as_tensor(expected, dtype=got.dtype), rtol=1e-5, atol=1e-7)
+
+
+def different(got: torch.Tensor, other: torch.Tensor) -> None:
+    assert abs(got.item() / other.item() - 1) > 1e-2
+
+
+class TestMonai:
+    """MONAI 1.6."""
+
+    @pytest.fixture
+    def losses(self):
+        pytest.importorskip("monai", minversion="1.6")
+        import monai.losses
+
+        return monai.losses
+
+    def test_focal_divides_by_pixels_times_classes(self, losses) -> None:
+        logits, target = batch()
+        theirs = losses.FocalLoss(to_onehot_y=True, use_softmax=True, weight=WEIGHT)(logits, target[:, None])
+        same(rp.focal_loss(logits, target, alpha=WEIGHT), theirs * CLASSES)
+
+    def test_focal_without_use_softmax_is_another_loss(self, losses) -> None:
+        logits, target = batch()
+        theirs = losses.FocalLoss(to_onehot_y=True)(logits, target[:, None])
+        different(rp.focal_loss(logits, target), theirs)
+        different(rp.focal_loss(logits, target), theirs * CLASSES)
+
+    @pytest.mark.parametrize("over_batch", [True, False])
+    def test_dice(self, losses, over_batch: bool) -> None:
+        logits, target = batch(absent=2)
+        theirs = losses.DiceLoss(to_onehot_y=True, softmax=True, batch=over_batch)(logits, target[:, None])
+        same(rp.dice_loss(logits, target, smooth=1e-5, average="macro", per_sample=not over_batch), theirs)
+
+    def test_dice_without_background(self, losses) -> None:
+        logits, target = batch()
+        options = {"to_onehot_y": True, "softmax": True, "batch": True, "include_background": False}
+        theirs = losses.DiceLoss(**options)(logits, target[:, None])
+        same(rp.dice_loss(logits, target, smooth=1e-5, average="macro", include_background=False), theirs)
+
+    def test_dice_weights_are_not_normalised(self, losses) -> None:
+        logits, target = batch()
+        theirs = losses.DiceLoss(to_onehot_y=True, softmax=True, batch=True, weight=WEIGHT)(logits, target[:, None])
+        ours = rp.dice_loss(logits, target, smooth=1e-5, average="macro", weight=WEIGHT)
+        same(ours, theirs * CLASSES / WEIGHT.sum())
+
+    def test_dice_and_cross_entropy(self, losses) -> None:
+        logits, target = batch()
+        theirs = losses.DiceCELoss(to_onehot_y=True, softmax=True, batch=True)(logits, target[:, None])
+        same(rp.dice_loss(logits, target, smooth=1e-5, average="macro") + rp.cross_entropy(logits, target), theirs)
+
+    def test_dice_focal_has_a_sigmoid_for_each_class(self, losses) -> None:
+        logits, target = batch()
+        options = {"to_onehot_y": True, "softmax": True, "batch": True}
+        theirs = losses.DiceFocalLoss(**options)(logits, target[:, None])
+        dice = losses.DiceLoss(**options)(logits, target[:, None])
+        same(theirs - dice, losses.FocalLoss(to_onehot_y=True, use_softmax=False)(logits, target[:, None]))
+
+
+class TestSegmentationModels:
+    """segmentation-models-pytorch 0.6."""
+
+    @pytest.fixture
+    def losses(self):
+        pytest.importorskip("segmentation_models_pytorch", minversion="0.6")
+        import segmentation_models_pytorch
+
+        return segmentation_models_pytorch.losses
+
+    @pytest.mark.parametrize("smoothing", [0.0, 0.1])
+    def test_cross_entropy_counts_ignored_pixels(self, losses, smoothing: float) -> None:
+        logits, target = batch()
+        loss = losses.SoftCrossEntropyLoss(smooth_factor=smoothing, ignore_index=255)
+        same(rp.cross_entropy(logits, target, label_smoothing=smoothing), loss(logits, target))
+        target, share = with_ignored(target)
+        ours = rp.cross_entropy(logits, target, ignore_index=255, label_smoothing=smoothing)
+        same(ours, loss(logits, target.clone()) / share)
+
+    def test_focal_has_a_sigmoid_for_each_class(self, losses) -> None:
+        logits, target = batch()
+        one_hot = F.one_hot(target, CLASSES).movedim(-1, 1).float()
+        ce = F.binary_cross_entropy_with_logits(logits, one_hot, reduction="none")
+        theirs = losses.FocalLoss("multiclass")(logits, target)
+        same(theirs, ((1 - torch.exp(-ce)) ** 2 * ce).mean())
+        different(rp.focal_loss(logits, target), theirs)
+
+    def test_dice(self, losses) -> None:
+        logits, target = batch()
+        same(rp.dice_loss(logits, target, smooth=0.0, average="macro"), losses.DiceLoss("multiclass")(logits, target))
+
+    def test_dice_counts_an_absent_class_as_perfect(self, losses) -> None:
+        logits, target = batch(absent=2)
+        theirs = losses.DiceLoss("multiclass")(logits, target)
+        ours = rp.dice_loss(logits, target, smooth=0.0, average="macro", absent="skip")
+        same(ours, theirs * CLASSES / (CLASSES - 1))
+
+    def test_dice_ignores_alike(self, losses) -> None:
+        logits, target = batch()
+        target, _ = with_ignored(target)
+        theirs = losses.DiceLoss("multiclass", ignore_index=255)(logits, target)
+        same(rp.dice_loss(logits, target, smooth=0.0, average="macro", ignore_index=255), theirs)
+
+
+class TestKornia:
+    """kornia 0.9."""
+
+    @pytest.fixture
+    def losses(self):
+        pytest.importorskip("kornia", minversion="0.9")
+        import kornia.losses
+
+        return kornia.losses
+
+    def test_focal_divides_by_pixels_times_classes_ignored_ones_too(self, losses) -> None:
+        logits, target = batch()
+        loss = losses.FocalLoss(alpha=None, reduction="mean", weight=WEIGHT, ignore_index=255)
+        same(rp.focal_loss(logits, target, alpha=WEIGHT), loss(logits, target) * CLASSES)
+        target, share = with_ignored(target)
+        same(rp.focal_loss(logits, target, alpha=WEIGHT, ignore_index=255), loss(logits, target) * CLASSES / share)
+
+    def test_focal_alpha_is_one_number(self, losses) -> None:
+        logits, target = batch()
+        theirs = losses.FocalLoss(alpha=0.3, reduction="mean")(logits, target)
+        same(rp.focal_loss(logits, target, alpha=[0.7, 0.3, 0.3, 0.3, 0.3]), theirs * CLASSES)
+
+    @pytest.mark.parametrize("weight", [None, WEIGHT])
+    def test_micro_dice_is_by_sample(self, losses, weight: torch.Tensor | None) -> None:
+        logits, target = batch()
+        theirs = losses.DiceLoss("micro", weight=weight)(logits, target)
+        same(rp.dice_loss(logits, target, smooth=0.0, per_sample=True, weight=weight), theirs)
+
+    @pytest.mark.parametrize("weight", [None, WEIGHT])
+    def test_macro_dice_is_by_sample_over_classes_that_are_there(self, losses, weight: torch.Tensor | None) -> None:
+        logits, target = batch(absent=2)
+        theirs = losses.DiceLoss("macro", weight=weight)(logits, target)
+        options = {"smooth": 0.0, "average": "macro", "per_sample": True, "absent": "skip"}
+        same(rp.dice_loss(logits, target, weight=weight, **options), theirs)
+
+
+class TestOwn:
+    """The few lines that most projects carry; see also loss/test_course.py."""
+
+    def test_a_plain_mean_counts_ignored_pixels(self) -> None:
+        logits, target = batch()
+        target, share = with_ignored(target)
+        ce = F.cross_entropy(logits, target, weight=WEIGHT, reduction="none", ignore_index=255)
+        theirs = ((1 - torch.exp(-ce)) ** 2 * ce).mean()
+        same(rp.focal_loss(logits, target, WEIGHT, ignore_index=255, pt="weighted_ce"), theirs / share)
+
+    def test_weights_after_the_power_are_alpha(self) -> None:
+        logits, target = batch()
+        p = logits.softmax(1).gather(1, target[:, None])[:, 0]
+        same(rp.focal_loss(logits, target, WEIGHT), (WEIGHT[target] * (1 - p) ** 2 * -p.log()).mean())
+
+    def test_nothing_valid_is_zero_where_torch_gives_nan(self) -> None:
+        logits, target = batch()
+        nothing = torch.full_like(target, 255)
+        assert F.cross_entropy(logits, nothing, ignore_index=255).isnan()
+        assert rp.cross_entropy(logits, nothing, ignore_index=255).item() == 0
+
+
+def test_same_bits_for_any_number_of_threads() -> None:
+    """Page "Numbers"."""
+    logits, target = batch()
+    logits = logits.repeat(1, 1, 12, 20).requires_grad_()
+    target = target.repeat(1, 12, 20)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            loss = rp.dice_focal_loss(logits, target, WEIGHT, average="macro")
+            results.append((loss.detach(), *torch.autograd.grad(loss, logits)))
+    finally:
+        torch.set_num_threads(before)
+    for loss, gradient in results[1:]:
+        assert torch.equal(loss, results[0][0])
+        assert torch.equal(gradient, results[0][1])
+
+
+@pytest.mark.parametrize("page", sorted(PAGES.glob("*.md")), ids=lambda page: page.stem)
+def test_python_of_a_page_runs(page: Path) -> None:
+    namespace: dict[str, object] = {}
+    for block in re.findall(r"^```python\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL):
+        exec(compile(block, page.name, "exec"), namespace)
+
+
+PUBLIC = [
+    (module.__name__, name)
+    for module in (rp.functional, rp.numpy, rp.xbd, rp.metrics, rp.plot, rp)
+    for name in module.__all__
+    if inspect.isroutine(getattr(module, name)) or inspect.isclass(getattr(module, name))
+]
+
+
+@pytest.mark.parametrize(("module", "name"), PUBLIC)
+def test_public_names_are_documented(module: str, name: str) -> None:
+    assert inspect.getdoc(getattr(sys.modules[module], name)), f"{module}.{name} has no docstring"
+
+
+def test_the_pages_build_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    pytest.importorskip("mkdocstrings_handlers")
+    command = ["mkdocs", "build", "--strict", "-f", PROJECT / "notebooks" / "mkdocs.yml", "-d", tmp_path]
+    done = subprocess.run(
+        [sys.executable, "-m", *command], capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    reference = "".join(page.read_text() for page in (tmp_path / "api").rglob("index.html"))
+    missing = [name for _, name in PUBLIC if f'.{name}"' not in reference]
+    assert not missing
+    assert "&gt;&gt;&gt; <" not in reference.replace("<span", ""), "a doctest outside a code block"
+    assert ":func:" not in reference
