@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from . import __version__
+from . import __version__, doctor
 from .demo.options import DEFAULTS
 
 application = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -41,6 +41,9 @@ def common(
     ] = False,
 ) -> None:
     """Losses and data for finding rare pixels."""
+
+
+application.command("doctor")(doctor.command)
 
 
 # Options are None where they were not given: with --resume they then come from the checkpoint, else from the defaults.
