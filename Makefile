@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-rust test-python test-gpu lint format bench bench-gpu docs notebooks setup clean
+.PHONY: demo test test-rust test-python test-gpu lint format bench bench-rust bench-loader bench-gpu docs notebooks setup clean
 
 demo: setup ## synthesise tiles and train a small Siamese damage model on them
 	$(BIN)/rarepixel demo
@@ -41,9 +41,19 @@ format: setup
 	$(BIN)/ruff format python tests benches notebooks/docstrings.py
 	$(BIN)/ruff check --fix python tests benches notebooks/docstrings.py
 
-bench: setup ## ours against torch and its peers; a table and a CSV in benches/results
-	$(BIN)/pip install --quiet ".[bench]"
-	$(BIN)/python benches/losses.py
+bench: setup $(VENV)/.peers ## ours against torch and its peers: a table, a CSV and a picture in benches/results
+	$(BIN)/python benches/losses.py --picture benches/results/losses.png
+
+bench-rust: ## the Rust core alone, by instruction set and dtype
+	cargo bench --bench core
+
+# The libraries that `make bench` compares with.
+$(VENV)/.peers: $(VENV)/.requirements
+	$(BIN)/pip install --quiet --editable ".[bench]"
+	touch $@
+
+bench-loader: setup ## XBDLoader against DataLoader and torchgeo (where it is installed); a CSV in benches/results
+	$(BIN)/python benches/loader.py
 
 bench-gpu: setup ## ours against torch on the GPU at hand; a CSV in benches/results
 	$(BIN)/python benches/gpu.py

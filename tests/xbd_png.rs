@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use ndarray::{Array2, Array3, s};
 use proptest::prelude::*;
-use rarepixel::xbd::png::{ImageReader, MAX_PIXELS, Window, read_image, read_target, write_image, write_target};
+use rarepixel::xbd::png::{ImageReader, MAX_PIXELS, read_image, read_target, write_image, write_target};
+use rarepixel::xbd::window::Window;
 
 fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary folder")

@@ -3,13 +3,15 @@
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias, final
+from typing import Any, TypeAlias, final
 
 import numpy as np
 import numpy.typing as npt
 
 __all__ = [
     "LossSpec",
+    "XBDFeed",
+    "XBDRun",
     "build_info",
     "confusion_matrix",
     "cuda_cache",
@@ -25,14 +27,16 @@ __all__ = [
     "loss_backward",
     "loss_finish",
     "loss_forward",
+    "xbd_check",
     "xbd_count_pixels",
     "xbd_index",
+    "xbd_pack",
     "xbd_rasterize_label",
     "xbd_read_image",
     "xbd_read_label",
-    "xbd_read_sample",
     "xbd_read_target",
     "xbd_synthesize",
+    "xbd_write_targets",
 ]
 
 # data pointer, dtype name, shape, strides in elements, the tensor or array itself
@@ -150,22 +154,11 @@ def xbd_read_label(
 ) -> tuple[str, int, int, list[tuple[str, str | None, list[list[npt.NDArray[np.float64]]]]]]: ...
 def xbd_rasterize_label(path: _Path, un_classified: str) -> _UInt8: ...
 def xbd_count_pixels(
-    masks: Sequence[tuple[_Path | None, _Path | None]], un_classified: str, max_pixels: int
-) -> npt.NDArray[np.int64]: ...
-def xbd_read_sample(
-    pre: _Path,
-    post: _Path,
-    target: _Path | None,
-    label: _Path | None,
-    crop: int | None,
-    augment: bool,
-    normalize: _MeanStd | None,
+    masks: Sequence[tuple[_Path | None, _Path | None]],
     un_classified: str,
     max_pixels: int,
-    seed: int,
-    epoch: int,
-    index: int,
-) -> tuple[npt.NDArray[np.uint8 | np.float32], npt.NDArray[np.uint8 | np.float32], _UInt8]: ...
+    progress: Callable[[int], object] | None,
+) -> npt.NDArray[np.int64]: ...
 def xbd_synthesize(
     root: _Path,
     tiles: int,
@@ -175,3 +168,52 @@ def xbd_synthesize(
     un_classified: float,
     progress: Callable[[int], object] | None,
 ) -> None: ...
+def xbd_check(
+    root: _Path, splits: Sequence[str] | None, max_pixels: int, progress: Callable[[int], object] | None
+) -> tuple[int, list[tuple[Path, str]]]: ...
+def xbd_write_targets(
+    root: _Path, splits: Sequence[str] | None, un_classified: str, progress: Callable[[int], object] | None
+) -> tuple[int, int]: ...
+def xbd_pack(
+    root: _Path,
+    splits: Sequence[str] | None,
+    out: _Path,
+    max_pixels: int,
+    progress: Callable[[int], object] | None,
+) -> tuple[int, int]: ...
+
+_Shares: TypeAlias = tuple[int, int, bool, int, int]  # samples, batch_size, drop_last, rank, world_size
+
+@final
+class XBDFeed:
+    def __new__(
+        cls,
+        tiles: Sequence[tuple[_Path, _Path, _Path | None, _Path | None]],
+        crop: int | None,
+        augment: dict[str, float | tuple[float, float]],
+        normalize: _MeanStd | None,
+        un_classified: str,
+        max_pixels: int,
+        seed: int,
+        shuffle: bool,
+        sampler: str,
+        class_weights: Sequence[float],
+        candidates: int,
+        survey_file: _Path,
+        skip_errors: bool,
+    ) -> XBDFeed: ...
+    @property
+    def survey_not_kept(self) -> str | None: ...
+    def read_sample(
+        self, epoch: int, index: int
+    ) -> tuple[npt.NDArray[np.uint8 | np.float32], npt.NDArray[np.uint8 | np.float32], _UInt8]: ...
+    def tile_size(self, index: int) -> tuple[int, int]: ...
+    def start(self, epoch: int, first_batch: int, shares: _Shares, size: tuple[int, int], threads: int) -> XBDRun: ...
+    @staticmethod
+    def batches(shares: _Shares) -> int: ...
+
+@final
+class XBDRun:
+    def submit(self, pre: int, post: int, mask: int, owner: object) -> bool: ...
+    def next(self) -> tuple[Any, int, npt.NDArray[np.int64], list[str]] | None: ...
+    def close(self) -> None: ...

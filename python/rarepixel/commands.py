@@ -13,8 +13,14 @@ import typer
 
 from . import __version__
 from .demo.options import DEFAULTS
+from .xbd.cli import application as xbd_application
+from .xbd.cli import score
 
 application = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+application.add_typer(xbd_application, name="xbd")
+application.command()(score)
 
 
 class Losses(str, enum.Enum):

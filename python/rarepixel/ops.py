@@ -454,7 +454,9 @@ def _synchronised(
         raise ValueError("sync: works on plain CPU tensors in eager mode; torch.compile cannot trace it")
     input, target = _prepared(input, target)
     group = None if sync is True else sync
-    result: Tensor = _Synchronised.apply(input, target, _constants(weight, input), _constants(dice_weight, input), options, group)
+    result: Tensor = _Synchronised.apply(
+        input, target, _constants(weight, input), _constants(dice_weight, input), options, group
+    )
     return result
 
 

@@ -59,27 +59,22 @@ pub struct Variant {
     region: bool,
 }
 
-/// Up to so many classes live in registers. Two doubles each are one register too many for soft targets.
+/// Up to so many classes live in registers. Doubles take two registers each.
 fn max_classes(real: DType, soft: bool) -> usize {
-    if real == DType::Float64 && soft { 8 } else { 32 }
-}
-
-/// The widest load for each class, in bytes of logits: wider ones would need more than the 255 registers of a thread.
-fn max_bytes(real: DType, classes: usize, soft: bool, smoothing: bool) -> usize {
-    match (real, classes, soft) {
-        (DType::Float64, 0..=8, false) | (DType::Float32, 0..=16, false) | (DType::Float32, 0..=8, true) => 16,
-        (DType::Float32, _, false) if !smoothing => 8,
-        _ => 0, // one pixel at a time
+    match (real, soft) {
+        (DType::Float64, true) => 8,
+        (DType::Float64, false) => 24,
+        _ => 32,
     }
 }
 
-/// (threads a block, blocks a multiprocessor). Of 65536 registers this leaves each thread 85, 128, 170 or 255: as few as the kernels
+/// (threads a block, blocks a multiprocessor). Of 65536 registers this leaves each thread 85, 128, 170 or all 255 that it may have: as few as the kernels
 /// do without spilling, because few classes need many threads to keep enough loads on their way.
 fn shape(real: DType, classes: usize) -> (u32, u32) {
     match (real, classes) {
         (DType::Float64, ..=8) => (256, 1),
         (DType::Float64, ..=16) => (128, 2),
-        (DType::Float64, _) => (64, 4),
+        (DType::Float64, _) => (64, 1),
         (_, ..=4) => (256, 3),
         (_, ..=7) => (256, 2),
         (_, ..=10) => (128, 3),
@@ -178,11 +173,20 @@ impl Variant {
         list
     }
 
-    /// The most pixels a thread of this variant takes at a time.
+    /// The most pixels a thread of this variant takes at a time: loads of 128 bits, or less where the values of so many pixels
+    /// would need more than a thread's registers.
     pub fn max_width(&self) -> u32 {
-        let bytes = max_bytes(compute_type(self.input), self.classes as usize, self.label.is_none(), self.smoothing);
-        let soft_size = if self.label.is_none() { compute_type(self.input).size() } else { 0 };
-        if self.classes == 0 { 1 } else { (bytes / self.input.size().max(soft_size)).max(1) as u32 }
+        let real = compute_type(self.input);
+        let vector = 16 / self.input.size() as u32;
+        match (self.classes, real, self.label) {
+            (0, ..) => 1,
+            (..=8, _, None) => 16 / real.size() as u32,
+            (_, _, None) => 1,
+            (..=8, DType::Float64, _) => vector,
+            (_, DType::Float64, _) => 1,
+            (..=16, ..) => vector.min(if self.smoothing { 4 } else { 8 }),
+            _ => 2 - u32::from(self.smoothing),
+        }
     }
 }
 

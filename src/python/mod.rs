@@ -25,7 +25,7 @@ mod _core {
     use super::metrics::confusion_matrix;
     #[pymodule_export]
     use super::xbd::{
-        xbd_count_pixels, xbd_index, xbd_rasterize_label, xbd_read_image, xbd_read_label, xbd_read_sample,
-        xbd_read_target, xbd_synthesize,
+        XBDFeed, XBDRun, xbd_check, xbd_count_pixels, xbd_index, xbd_pack, xbd_rasterize_label, xbd_read_image,
+        xbd_read_label, xbd_read_target, xbd_synthesize, xbd_write_targets,
     };
 }

@@ -88,3 +88,16 @@ impl UnClassified {
         }
     }
 }
+
+/// How many values are of each class; the last number counts those of none ([`IGNORE_INDEX`]).
+pub fn count_classes(mask: &[u8]) -> [u64; CLASS_NAMES.len() + 1] {
+    let mut counts = [0; CLASS_NAMES.len() + 1];
+    // So short that a byte can count: compilers turn this into a few vector instructions.
+    for chunk in mask.chunks(255) {
+        for (class, count) in counts[..CLASS_NAMES.len()].iter_mut().enumerate() {
+            *count += u64::from(chunk.iter().map(|&value| u8::from(value == class as u8)).sum::<u8>());
+        }
+    }
+    counts[CLASS_NAMES.len()] = mask.len() as u64 - counts.iter().sum::<u64>();
+    counts
+}

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::image::EXTENSIONS;
 use super::label::Phase;
 use crate::{Error, Result};
 
@@ -54,20 +55,24 @@ pub struct Problem {
 /// One of the three folders of a split.
 struct Folder {
     name: &'static str,
-    extension: &'static str,
+    /// The first is what a missing file is called by, and what is taken where a file is there in several.
+    extensions: &'static [&'static str],
     /// Between the phase and the extension.
     ending: &'static str,
 }
 
-const IMAGES: Folder = Folder { name: "images", extension: "png", ending: "" };
-const LABELS: Folder = Folder { name: "labels", extension: "json", ending: "" };
-const TARGETS: Folder = Folder { name: "targets", extension: "png", ending: "_target" };
+const IMAGES: Folder = Folder { name: "images", extensions: &EXTENSIONS, ending: "" };
+const LABELS: Folder = Folder { name: "labels", extensions: &["json"], ending: "" };
+const TARGETS: Folder = Folder { name: "targets", extensions: &["png"], ending: "_target" };
 
 impl Index {
-    /// Indexes the given splits of `root`, or every folder in it that has an `images` folder.
+    /// Indexes the given splits of `root`, or every folder in it that has an `images` folder; `root` may also be a pack.
     ///
     /// The order depends on names alone. A root or split that is not there is an error; an incomplete tile is a problem.
     pub fn read(root: &Path, splits: Option<&[String]>) -> Result<Self> {
+        if let Some(index) = super::pack::index(root, splits)? {
+            return Ok(index);
+        }
         let found = splits_of(root)?;
         let splits = match splits {
             None if found.is_empty() => {
@@ -101,10 +106,18 @@ impl Index {
                     continue;
                 };
                 let half = &mut halves.entry(tile.to_owned()).or_default()[phase as usize];
-                match kind.name {
-                    "images" => half.image = Some(path),
-                    "labels" => half.label = Some(path),
-                    _ => half.target = Some(path),
+                let place = match kind.name {
+                    "images" => &mut half.image,
+                    "labels" => &mut half.label,
+                    _ => &mut half.target,
+                };
+                // In the order of names, in which the preferred extension comes first.
+                match place {
+                    None => *place = Some(path),
+                    Some(taken) => {
+                        let message = format!("not used: {} is there as well", taken.display());
+                        self.problems.push(Problem { path, message });
+                    }
                 }
             }
         }
@@ -113,7 +126,7 @@ impl Index {
             let pre = self.half(&folder, &name, Phase::Pre, pre);
             let post = self.half(&folder, &name, Phase::Post, post);
             if let (Some(pre), Some(post), true) = (pre, post, post_has_mask) {
-                let disaster = name.rsplit_once('_').map_or(name.as_str(), |(disaster, _)| disaster).to_owned();
+                let disaster = disaster(&name);
                 self.tiles.push(Tile { split: split.to_owned(), name, disaster, pre, post });
             }
         }
@@ -145,11 +158,11 @@ struct Half {
 
 impl Folder {
     fn path(&self, split: &Path, tile: &str, phase: Phase) -> PathBuf {
-        split.join(self.name).join(format!("{tile}{}{}.{}", phase.suffix(), self.ending, self.extension))
+        split.join(self.name).join(format!("{tile}{}{}.{}", phase.suffix(), self.ending, self.extensions[0]))
     }
 
     fn pattern(&self) -> String {
-        format!("<disaster>_<number>_<pre|post>_disaster{}.{}", self.ending, self.extension)
+        format!("<disaster>_<number>_<pre|post>_disaster{}.{}", self.ending, self.extensions.join("|"))
     }
 
     /// The tile and phase of a file name without its extension.
@@ -169,10 +182,18 @@ impl Folder {
             return Ok(Vec::new());
         }
         let mut files = list(&folder)?;
-        let is = |path: &Path| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(self.extension));
+        let is = |path: &Path| {
+            let extension = path.extension().unwrap_or_default();
+            self.extensions.iter().any(|known| extension.eq_ignore_ascii_case(known))
+        };
         files.retain(|path| is(path) && !is_hidden(path));
         Ok(files)
     }
+}
+
+/// The disaster that a tile's name begins with.
+pub(super) fn disaster(name: &str) -> String {
+    name.rsplit_once('_').map_or(name, |(disaster, _)| disaster).to_owned()
 }
 
 /// The paths of one half of a tile, for writing it: image, label, target.

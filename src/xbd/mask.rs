@@ -4,17 +4,17 @@ use std::path::{Path, PathBuf};
 
 use ndarray::Array2;
 
-use super::class::{CLASS_NAMES, UnClassified};
+use super::class::{CLASS_NAMES, UnClassified, count_classes};
 use super::index::TileFiles;
 use super::label::Label;
 use super::parallel::for_each_index;
-use super::png;
+use super::{pack, png};
 use crate::{Error, Result};
 
 /// Where a mask comes from.
 #[derive(Debug, Clone, PartialEq)]
 pub enum MaskSource {
-    /// A PNG of class indices.
+    /// A PNG of class indices, or a packed tile.
     Target(PathBuf),
     /// A label file to be drawn.
     Label(PathBuf),
@@ -34,9 +34,10 @@ impl MaskSource {
         }
     }
 
-    /// The (H, W) mask. `un_classified` is for labels; a target is taken as it is.
+    /// The (H, W) mask. `un_classified` is for labels, packed ones too; a target is taken as it is.
     pub fn read(&self, un_classified: UnClassified, max_pixels: u64) -> Result<Array2<u8>> {
         match self {
+            Self::Target(path) if pack::is_packed(path) => pack::read_mask(path, un_classified, max_pixels),
             Self::Target(path) => png::read_target(path, max_pixels),
             Self::Label(path) => Ok(Label::read(path)?.rasterize(un_classified)),
         }
@@ -54,14 +55,11 @@ pub fn count_pixels<E: From<Error>>(
 ) -> std::result::Result<[u64; CLASS_NAMES.len()], E> {
     let mut total = [0; CLASS_NAMES.len()];
     let count = |index: usize| {
-        let mut histogram = [0u64; 256];
-        for &value in &sources[index].read(un_classified, max_pixels)? {
-            histogram[usize::from(value)] += 1;
-        }
-        Ok(histogram)
+        let mask = sources[index].read(un_classified, max_pixels)?;
+        Ok(count_classes(mask.as_slice().expect("masks are made in standard layout")))
     };
-    for_each_index(sources.len(), count, |histogram| {
-        for (total, count) in total.iter_mut().zip(histogram) {
+    for_each_index(sources.len(), count, |counts| {
+        for (total, count) in total.iter_mut().zip(counts) {
             *total += count;
         }
         done()

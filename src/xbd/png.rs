@@ -8,24 +8,12 @@ use ndarray::{Array2, Array3, ArrayView2, ArrayView3};
 use png::{BitDepth, ColorType, Compression, DecodingError, Filter, Transformations};
 
 use super::class::{CLASS_NAMES, IGNORE_INDEX};
+use super::window::{Planes, Window};
 use super::write::write_whole;
 use crate::{Error, Result};
 
 /// Images of more pixels are refused unless the caller says otherwise: 64 Mpixel, 8,192 x 8,192.
 pub const MAX_PIXELS: u64 = 64 << 20;
-
-/// A rectangle of pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Window {
-    /// First row.
-    pub top: usize,
-    /// First column.
-    pub left: usize,
-    /// Rows.
-    pub height: usize,
-    /// Columns.
-    pub width: usize,
-}
 
 /// An opened image of which the header has been read and found within the limit.
 pub struct ImageReader {
@@ -71,8 +59,8 @@ impl ImageReader {
     ///
     /// Gray becomes three equal channels, a palette its colours, 16 bits the upper 8; alpha and tRNS are dropped.
     pub fn read(self) -> Result<Array3<u8>> {
-        let window = Window { top: 0, left: 0, height: self.height, width: self.width };
-        self.read_window(window)
+        let whole = Window::whole(self.size());
+        self.read_window(whole)
     }
 
     /// The pixels of `window` as (H, W, 3) RGB; a window that is not inside the image is an error.
@@ -80,26 +68,39 @@ impl ImageReader {
     /// Rows below the window are neither read nor checked: damage there goes unseen, and so may damage in the window's last
     /// IDAT chunk, whose checksum lies behind it. A window that ends at the last row checks the file to its end.
     pub fn read_window(self, window: Window) -> Result<Array3<u8>> {
+        let mut pixels = Vec::with_capacity(window.height * window.width * 3);
+        self.for_each_rgb_row(window, |_, row| pixels.extend_from_slice(row))?;
+        Ok(Array3::from_shape_vec((window.height, window.width, 3), pixels).expect("every row has been pushed"))
+    }
+
+    /// The pixels of `window` as (3, H, W), else as [`Self::read_window`].
+    pub fn read_planes(self, window: Window) -> Result<Array3<u8>> {
+        let mut planes = Planes::new(window);
+        self.for_each_rgb_row(window, |y, row| planes.set(y, 0, row))?;
+        Ok(planes.finish())
+    }
+
+    /// Calls `take` with each row of `window`, counted from its top, as RGB.
+    fn for_each_rgb_row(self, window: Window, mut take: impl FnMut(usize, &[u8])) -> Result<()> {
+        window.check((self.height, self.width), &self.path)?;
         let (color, _) = self.reader.output_color_type();
         let channels = color.samples();
-        let fits = |start: usize, length: usize, size| start.checked_add(length).is_some_and(|end| end <= size);
-        if !fits(window.top, window.height, self.height) || !fits(window.left, window.width, self.width) {
-            let expected = format!("one inside {} x {} pixels of {}", self.width, self.height, self.path.display());
-            return Err(Error::value("window", format!("{window:?}"), expected));
-        }
         let columns = window.left * channels..(window.left + window.width) * channels;
-        let mut pixels = Vec::with_capacity(window.height * window.width * 3);
+        let mut rgb = Vec::with_capacity(window.width * 3);
+        let mut y = 0;
         self.for_each_row(window.top, window.height, |row| {
             let row = &row[columns.clone()];
+            rgb.clear();
             match color {
-                ColorType::Rgb => pixels.extend_from_slice(row),
-                ColorType::Rgba => pixels.extend(row.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]])),
-                ColorType::GrayscaleAlpha => pixels.extend(row.chunks_exact(2).flat_map(|p| [p[0]; 3])),
-                ColorType::Grayscale | ColorType::Indexed => pixels.extend(row.iter().flat_map(|&p| [p; 3])),
+                ColorType::Rgb => {}
+                ColorType::Rgba => rgb.extend(row.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]])),
+                ColorType::GrayscaleAlpha => rgb.extend(row.chunks_exact(2).flat_map(|p| [p[0]; 3])),
+                ColorType::Grayscale | ColorType::Indexed => rgb.extend(row.iter().flat_map(|&p| [p; 3])),
             }
+            take(y, if color == ColorType::Rgb { row } else { &rgb });
+            y += 1;
             Ok(())
-        })?;
-        Ok(Array3::from_shape_vec((window.height, window.width, 3), pixels).expect("every row has been pushed"))
+        })
     }
 
     /// Calls `take` with `count` rows from row `top` on; the last row of the image is followed by a check of the file's end.

@@ -23,8 +23,8 @@ HEAVY = PLAIN._replace(gamma=1.5, pt="weighted_ce")
 SMOOTHED = Options(pixel="cross_entropy", label_smoothing=0.1)
 DICE = Options(region="dice")
 # Registers of a thread: what the number of threads that a multiprocessor must hold leaves.
-BOUNDS = {2: 85, 5: 128, 8: 170, 16: 255, 32: 255, 33: 128}
-BOUNDS_FLOAT64 = {2: 255, 5: 255, 8: 255, 16: 255, 32: 255, 33: 128}
+BOUNDS = {2: 85, 5: 128, 8: 170, 16: 255, 24: 255, 32: 255, 33: 128}
+BOUNDS_FLOAT64 = {2: 255, 5: 255, 8: 255, 16: 255, 24: 255, 32: 128, 33: 128}
 
 
 def compiled(

@@ -62,7 +62,7 @@ def test_whole_vectors(precision: Precision, layout: str, label_dtype: torch.dty
     compare("dice_focal_loss", precision, logits, labels.to(label_dtype), layout, {"ignore_index": 100}, cuda)
 
 
-@pytest.mark.parametrize("classes", [1, 2, 8, 9, 16, 17, 32, 33, 150])
+@pytest.mark.parametrize("classes", [1, 2, 8, 9, 16, 17, 24, 25, 32, 33, 150])
 @pytest.mark.parametrize("precision", PRECISIONS[:2], ids=str)
 def test_numbers_of_classes(precision: Precision, classes: int, cuda: str) -> None:
     """Across the borders between widths, and between registers and memory."""

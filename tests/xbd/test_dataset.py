@@ -251,7 +251,7 @@ def test_files_that_go_bad(broken: rp.xbd.XBDDataset) -> None:
     [
         ({"crop": 0}, "crop: got 0, expected 1 to"),
         ({"seed": -1}, "seed: got -1, expected 0 to"),
-        ({"un_classified": "skip"}, 'un_classified: got \'skip\', expected "ignore", "no-damage" or "background"'),
+        ({"un_classified": "skip"}, 'un_classified: got "skip", expected "ignore", "no-damage" or "background"'),
         ({"normalize": "cifar"}, "normalize: got 'cifar', expected None"),
         ({"normalize": ((0, 0, 0), (1, 0, 1))}, r"normalize: got \(\(0, 0, 0\), \(1, 0, 1\)\), expected None"),
         ({"normalize": ((0, 0), (1, 1))}, "expected None, .* of three finite numbers each, std above 0"),

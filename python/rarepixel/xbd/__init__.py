@@ -4,11 +4,11 @@ xBD (Gupta et al. 2019, "xBD: A Dataset for Assessing Building Damage from Satel
 before and after a disaster, with a polygon and a damage grade for each building. A root is a folder in the official
 layout::
 
-    root/<split>/images/<disaster>_<number>_{pre,post}_disaster.png
+    root/<split>/images/<disaster>_<number>_{pre,post}_disaster.png             (or .tif: the GeoTIFF release)
     root/<split>/labels/<disaster>_<number>_{pre,post}_disaster.json
     root/<split>/targets/<disaster>_<number>_{pre,post}_disaster_target.png     (optional)
 
-Only :class:`XBDDataset` needs torch; it is imported when it is first used.
+:class:`XBDLoader` feeds a training; :class:`XBDDataset` is for torch's ``DataLoader`` and alone needs torch.
 
 >>> import tempfile
 >>> import rarepixel as rp
@@ -20,6 +20,7 @@ Only :class:`XBDDataset` needs torch; it is imported when it is first used.
 
 from __future__ import annotations
 
+import importlib
 import operator
 import os
 import warnings
@@ -34,28 +35,37 @@ import numpy.typing as npt
 from rarepixel import _core
 
 if TYPE_CHECKING:
+    from .augment import Augment
     from .dataset import XBDDataset
+    from .loader import Statistics, XBDLoader
+    from .roots import check, pack, write_targets
 
 __all__ = [
     "CLASS_COLORS",
     "CLASS_NAMES",
     "IGNORE_INDEX",
     "MAX_PIXELS",
+    "Augment",
     "Feature",
     "Index",
     "Label",
     "Problem",
+    "Statistics",
     "Tile",
     "TileFiles",
     "UnClassified",
     "XBDDataset",
+    "XBDLoader",
+    "check",
     "index",
+    "pack",
     "pixel_counts",
     "rasterize_label",
     "read_image",
     "read_label",
     "read_target",
     "synthesize",
+    "write_targets",
 ]
 
 CLASS_NAMES: tuple[str, ...] = ("background", "no-damage", "minor-damage", "major-damage", "destroyed")
@@ -142,10 +152,11 @@ def index(root: StrPath, splits: Sequence[str] | None = None) -> Index:
     """Finds the tiles of a root in the official layout.
 
     A tile is complete with both images and a label or target of the post half, from which the mask comes. Whatever is
-    missing, and every PNG or JSON whose name does not fit, is reported in ``problems``.
+    missing, and every image or JSON whose name does not fit, is reported in ``problems``.
 
     Args:
-        root: the folder that holds the splits.
+        root: the folder that holds the splits; or one written by :func:`pack`, where all paths of a tile are its one
+            file, and sources that have changed since are problems.
         splits: their names, such as ``["train", "tier3"]``; by default every folder of ``root`` that has an
             ``images`` folder.
 
@@ -172,10 +183,10 @@ def index(root: StrPath, splits: Sequence[str] | None = None) -> Index:
 
 
 def read_image(path: StrPath, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
-    """Reads a PNG as (H, W, 3) uint8 RGB.
+    """Reads a PNG, or by its extension a TIFF, as (H, W, 3) uint8 RGB.
 
-    Gray becomes three equal channels, a palette its colours, 16 bits the upper 8. Alpha and tRNS (xBD's originals
-    mark black as transparent) are dropped.
+    Gray becomes three equal channels, a palette its colours, 16 bits the upper 8. Alpha, tRNS (xBD's originals
+    mark black as transparent) and further bands are dropped.
 
     Raises:
         OSError: the file cannot be read.
@@ -273,6 +284,7 @@ def pixel_counts(
     disasters: Iterable[str] | None = None,
     exclude_disasters: Iterable[str] | None = None,
     max_pixels: int = MAX_PIXELS,
+    progress: Callable[[int], object] | None = None,
 ) -> npt.NDArray[np.int64]:
     """Counts the pixels of each class over the post masks of a root.
 
@@ -284,6 +296,7 @@ def pixel_counts(
         un_classified: as for :func:`rasterize_label`; targets are taken as they are.
         disasters, exclude_disasters: only these, or all but these, such as ``["joplin-tornado"]``.
         max_pixels: larger masks are refused.
+        progress: called with 1 after each tile, on this thread; Ctrl-C works either way.
 
     Returns:
         int64 array of 5 counts, in the order of :data:`CLASS_NAMES`.
@@ -299,7 +312,7 @@ def pixel_counts(
     ((5,), 0)
     """
     tiles = _select(root, splits, disasters, exclude_disasters)
-    return _count(tiles, un_classified, max_pixels)
+    return _count(tiles, un_classified, max_pixels, progress)
 
 
 def synthesize(
@@ -396,16 +409,36 @@ def _names(argument: str, names: Iterable[str], known: set[str]) -> set[str]:
     return names
 
 
-def _count(tiles: Iterable[Tile], un_classified: UnClassified, max_pixels: int) -> npt.NDArray[np.int64]:
+def _count(
+    tiles: Iterable[Tile],
+    un_classified: UnClassified,
+    max_pixels: int,
+    progress: Callable[[int], object] | None = None,
+) -> npt.NDArray[np.int64]:
     masks = [(tile.post.target, tile.post.label) for tile in tiles]
-    return _core.xbd_count_pixels(masks, un_classified, _integer("max_pixels", max_pixels, 0))
+    return _core.xbd_count_pixels(masks, un_classified, _integer("max_pixels", max_pixels, 0), progress)
+
+
+# Where the names live that use those above; XBDDataset needs torch.
+_LAZY = {
+    "Augment": "augment",
+    "Statistics": "loader",
+    "XBDDataset": "dataset",
+    "XBDLoader": "loader",
+    "check": "roots",
+    "pack": "roots",
+    "write_targets": "roots",
+}
 
 
 def __getattr__(name: str) -> object:
-    if name == "XBDDataset":
-        try:
-            from .dataset import XBDDataset
-        except ImportError as error:
-            raise ImportError("rarepixel.xbd.XBDDataset needs torch: pip install 'rarepixel[torch]'") from error
-        return XBDDataset
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        value = getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise ImportError(f"rarepixel.xbd.{name} needs torch: pip install 'rarepixel[torch]'") from error
+    globals()[name] = value
+    return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -12,15 +11,11 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
-from rarepixel import _core
-
 from . import MAX_PIXELS, StrPath, Tile, UnClassified, _count, _integer, _select
+from ._feed import MeanStd, make_feed
+from .augment import Augment
 
 Sample = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-MeanStd = tuple[Sequence[float], Sequence[float]]
-
-IMAGENET: MeanStd = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Mean and standard deviation that torchvision's ImageNet models expect."""
 
 
 class XBDDataset(Dataset[Sample]):
@@ -43,7 +38,7 @@ class XBDDataset(Dataset[Sample]):
         root: a folder in the official layout, see :mod:`rarepixel.xbd`.
         splits: names of splits; by default all.
         crop: side of a random square crop in pixels; None gives whole tiles.
-        augment: whether to draw one of the eight flips and quarter turns (of four for crops that are not square).
+        augment: an :class:`rarepixel.xbd.Augment`; True is ``Augment(flip_rotate=1.0)``.
         normalize: None for uint8; ``"imagenet"`` or a pair (mean, std) of three numbers each for float32
             ``(value / 255 - mean) / std``.
         un_classified: ``"ignore"`` (255), ``"no-damage"`` (1) or ``"background"`` (0), for masks drawn from labels.
@@ -77,7 +72,7 @@ class XBDDataset(Dataset[Sample]):
         root: StrPath,
         splits: Sequence[str] | None = None,
         crop: int | None = None,
-        augment: bool = False,
+        augment: bool | Augment = False,
         normalize: Literal["imagenet"] | MeanStd | None = None,
         un_classified: UnClassified = "ignore",
         seed: int = 0,
@@ -86,17 +81,15 @@ class XBDDataset(Dataset[Sample]):
         exclude_disasters: Iterable[str] | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        if un_classified not in ("ignore", "no-damage", "background"):
-            raise ValueError(f'un_classified: got {un_classified!r}, expected "ignore", "no-damage" or "background"')
         self.crop = None if crop is None else _integer("crop", crop, 1)
         self.augment = augment
-        self.normalize = None if normalize is None else _mean_std(normalize)
+        self.normalize = normalize
         self.un_classified = un_classified
         self.seed = _integer("seed", seed, 0)
         self.max_pixels = _integer("max_pixels", max_pixels, 0)
         self.tiles = _select(root, splits, disasters, exclude_disasters)
         self._epoch = torch.zeros((), dtype=torch.int64)
-        self._share_epoch()
+        self._set_up()
 
     def __len__(self) -> int:
         return len(self.tiles)
@@ -106,21 +99,7 @@ class XBDDataset(Dataset[Sample]):
         if not -len(self.tiles) <= index < len(self.tiles):
             raise IndexError(f"index: got {index}, expected one of {len(self.tiles)} tiles")
         index %= len(self.tiles)
-        tile = self.tiles[index]
-        pre, post, mask = _core.xbd_read_sample(
-            tile.pre.image,
-            tile.post.image,
-            tile.post.target,
-            tile.post.label,
-            self.crop,
-            self.augment,
-            self.normalize,
-            self.un_classified,
-            self.max_pixels,
-            self.seed,
-            self.epoch,
-            index,
-        )
+        pre, post, mask = self._feed.read_sample(self.epoch, index)
         return torch.from_numpy(pre), torch.from_numpy(post), torch.from_numpy(mask)
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
@@ -140,24 +119,18 @@ class XBDDataset(Dataset[Sample]):
         """Counts the pixels of each class over these tiles' masks, uncropped: :func:`rarepixel.xbd.pixel_counts`."""
         return _count(self.tiles, self.un_classified, self.max_pixels)
 
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in self.__dict__.items() if name != "_feed"}
+
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
-        # A copy by value (copy.deepcopy, a plain pickle) arrives in private memory.
-        self._share_epoch()
+        self._set_up()
 
-    def _share_epoch(self) -> None:
-        """Puts the epoch where worker processes see it change."""
+    def _set_up(self) -> None:
+        """What a copy does not bring along."""
+        options = (self.crop, self.augment, self.normalize, self.un_classified, self.max_pixels, self.seed)
+        self._feed = make_feed(self.tiles, *options)
+        # Worker processes must see the epoch change; a copy by value (copy.deepcopy, a plain pickle) has it in private
+        # memory.
         if not self._epoch.is_shared():
             self._epoch.share_memory_()
-
-
-def _mean_std(normalize: Literal["imagenet"] | MeanStd) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    expected = 'expected None, "imagenet" or (mean, std) of three finite numbers each, std above 0'
-    pair = IMAGENET if normalize == "imagenet" else normalize
-    try:
-        mean, std = (tuple(float(value) for value in values) for values in pair)
-    except (TypeError, ValueError):
-        raise ValueError(f"normalize: got {normalize!r}, {expected}") from None
-    if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
-        raise ValueError(f"normalize: got {normalize!r}, {expected}")
-    return mean, std

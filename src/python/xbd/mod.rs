@@ -1,17 +1,22 @@
 //! `rarepixel._core.xbd_*`: what `rarepixel.xbd` is made of.
 
+mod loader;
+
 use std::path::PathBuf;
 
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyArray3};
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
 
+pub use loader::{XBDFeed, XBDRun};
+
+use crate::xbd::check::{check, write_targets};
 use crate::xbd::class::{Subtype, UnClassified};
+use crate::xbd::image::ImageReader;
 use crate::xbd::index::{Index, Tile};
 use crate::xbd::label::{Label, Phase};
 use crate::xbd::mask::{MaskSource, count_pixels};
+use crate::xbd::pack::pack;
 use crate::xbd::png;
-use crate::xbd::sample::{Image, Sample, SampleOptions, read_sample};
 use crate::xbd::synth::{SynthesizeOptions, synthesize};
 use crate::{Error, Result};
 
@@ -35,7 +40,7 @@ pub fn xbd_index(py: Python<'_>, root: PathBuf, splits: Option<Vec<String>>) -> 
 /// An image as (H, W, 3) RGB.
 #[pyfunction]
 pub fn xbd_read_image(py: Python<'_>, path: PathBuf, max_pixels: u64) -> PyResult<Bound<'_, PyArray3<u8>>> {
-    Ok(py.detach(|| png::read_image(&path, max_pixels))?.into_pyarray(py))
+    Ok(py.detach(|| ImageReader::open(&path, max_pixels)?.read())?.into_pyarray(py))
 }
 
 /// A target as (H, W) class indices.
@@ -82,42 +87,13 @@ pub fn xbd_count_pixels<'py>(
     masks: Vec<(Option<PathBuf>, Option<PathBuf>)>,
     un_classified: &str,
     max_pixels: u64,
+    progress: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyArray1<i64>>> {
     let un_classified = UnClassified::from_name(un_classified)?;
     let sources = masks.into_iter().map(|(target, label)| mask_source(target, label)).collect::<Result<Vec<_>>>()?;
-    let counts = py.detach(|| count_pixels(&sources, un_classified, max_pixels, check_signals))?;
+    let counts = py.detach(|| count_pixels(&sources, un_classified, max_pixels, || tell(progress.as_ref())))?;
     // A count of 2^63 pixels would take more disk than there is.
     Ok(counts.map(|count| count as i64).to_vec().into_pyarray(py))
-}
-
-/// The (pre, post, mask) arrays of one sample, see `XBDDataset`.
-#[pyfunction]
-pub fn xbd_read_sample<'py>(
-    py: Python<'py>,
-    pre: PathBuf,
-    post: PathBuf,
-    target: Option<PathBuf>,
-    label: Option<PathBuf>,
-    crop: Option<usize>,
-    augment: bool,
-    normalize: Option<([f32; 3], [f32; 3])>,
-    un_classified: &str,
-    max_pixels: u64,
-    seed: u64,
-    epoch: u64,
-    index: u64,
-) -> PyResult<Bound<'py, PyTuple>> {
-    let un_classified = UnClassified::from_name(un_classified)?;
-    let options = SampleOptions { crop, augment, normalize, un_classified, max_pixels };
-    let Sample { pre, post, mask } = py.detach(|| {
-        let mask = mask_source(target, label)?;
-        read_sample(&pre, &post, &mask, &options, [seed, epoch, index])
-    })?;
-    let array = |image| match image {
-        Image::Bytes(pixels) => pixels.into_pyarray(py).into_any(),
-        Image::Normalized(pixels) => pixels.into_pyarray(py).into_any(),
-    };
-    (array(pre), array(post), mask.into_pyarray(py)).into_pyobject(py)
 }
 
 /// Writes synthetic tiles; `progress` is called with 1 after each.
@@ -133,13 +109,65 @@ pub fn xbd_synthesize(
     progress: Option<Py<PyAny>>,
 ) -> PyResult<()> {
     let options = SynthesizeOptions { tiles, seed, size, split, un_classified };
-    let done = || {
-        Python::attach(|py| {
-            py.check_signals()?;
-            progress.as_ref().map_or(Ok(()), |progress| progress.call1(py, (1,)).map(drop))
-        })
-    };
-    py.detach(|| synthesize(&root, &options, done))
+    py.detach(|| synthesize(&root, &options, || tell(progress.as_ref())))
+}
+
+/// Packs the tiles of a root; gives how many were written and how many were there already.
+#[pyfunction]
+pub fn xbd_pack(
+    py: Python<'_>,
+    root: PathBuf,
+    splits: Option<Vec<String>>,
+    out: PathBuf,
+    max_pixels: u64,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<(usize, usize)> {
+    let packed = py.detach(|| {
+        let index = Index::read(&root, splits.as_deref())?;
+        pack(&root, &index.tiles, &out, max_pixels, || tell(progress.as_ref()))
+    })?;
+    Ok((packed.written, packed.kept))
+}
+
+/// The number of tiles of a root, and what is wrong with it as (path, message), when all of it has been read.
+#[pyfunction]
+pub fn xbd_check(
+    py: Python<'_>,
+    root: PathBuf,
+    splits: Option<Vec<String>>,
+    max_pixels: u64,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<(usize, Vec<(PathBuf, String)>)> {
+    py.detach(|| {
+        let index = Index::read(&root, splits.as_deref())?;
+        let problems = check(&index, max_pixels, || tell(progress.as_ref()))?;
+        Ok((index.tiles.len(), problems.into_iter().map(|problem| (problem.path, problem.message)).collect()))
+    })
+}
+
+/// Writes missing targets; gives how many were written and how many were there already.
+#[pyfunction]
+pub fn xbd_write_targets(
+    py: Python<'_>,
+    root: PathBuf,
+    splits: Option<Vec<String>>,
+    un_classified: &str,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<(usize, usize)> {
+    let un_classified = UnClassified::from_name(un_classified)?;
+    let total = py.detach(|| {
+        let index = Index::read(&root, splits.as_deref())?;
+        write_targets(&root, &index.tiles, un_classified, || tell(progress.as_ref()))
+    })?;
+    Ok((total.written, total.kept))
+}
+
+/// Lets Ctrl-C end a long call, and calls `progress` with 1; the GIL is not held by the caller.
+fn tell(progress: Option<&Py<PyAny>>) -> PyResult<()> {
+    Python::attach(|py| {
+        py.check_signals()?;
+        progress.map_or(Ok(()), |progress| progress.call1(py, (1,)).map(drop))
+    })
 }
 
 fn mask_source(target: Option<PathBuf>, label: Option<PathBuf>) -> Result<MaskSource> {
@@ -149,5 +177,5 @@ fn mask_source(target: Option<PathBuf>, label: Option<PathBuf>) -> Result<MaskSo
 
 /// Lets Ctrl-C end a long call; the GIL is not held by the caller.
 fn check_signals() -> PyResult<()> {
-    Python::attach(|py| py.check_signals())
+    tell(None)
 }

@@ -1,0 +1,390 @@
+"""Batches of xBD samples, filled ahead by Rust threads."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import warnings
+import weakref
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from rarepixel import _core
+
+from . import MAX_PIXELS, StrPath, Tile, UnClassified, _integer, _select
+from ._feed import MeanStd, Sampler, make_feed, survey_file
+from .augment import Augment
+
+__all__ = ["Statistics", "XBDLoader"]
+
+# (pre, post, mask): tensors, or arrays without torch.
+Batch: TypeAlias = tuple[Any, Any, Any]
+
+_STATE_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What a loader has given out."""
+
+    samples: int
+    """Pairs."""
+    pixels: npt.NDArray[np.int64]
+    """Mask pixels of each class, (5,) in the order of :data:`rarepixel.xbd.CLASS_NAMES`."""
+    ignored: int
+    """Mask pixels of 255."""
+    skipped: int
+    """Tiles that could not be read and were replaced, each time counted."""
+
+    @property
+    def share(self) -> npt.NDArray[np.float64]:
+        """Share of each class in the pixels that count, (5,); nan before there are any."""
+        total = int(self.pixels.sum())
+        return self.pixels / total if total else np.full(len(self.pixels), np.nan)
+
+
+class XBDLoader:
+    """An iterable of ``(pre, post, mask)`` batches that Rust threads read, crop and augment ahead of the training.
+
+    ``pre`` and ``post`` are (N, 3, H, W), uint8 or, with ``normalize``, float32; ``mask`` is (N, H, W) uint8 class
+    indices, as for :class:`rarepixel.xbd.XBDDataset`, whose samples these are with ``sampler="uniform"``. There are no
+    worker
+    processes: threads decode without the GIL, straight into the memory of the batch.
+
+    What a batch holds is a pure function of (seed, epoch, rank, world size), whatever the number of threads. Every pass
+    over the loader is the next epoch, from 0 on, unless :meth:`set_epoch` says which. Every rank gets the same number
+    of batches; without ``drop_last``, a few further samples make that come out even.
+
+    A batch is yours for as long as you hold it: its memory is used again only when the last tensor over it is gone.
+
+    Args:
+        root: a folder in the official layout, see :mod:`rarepixel.xbd`.
+        splits: names of splits; by default all.
+        batch_size: pairs of a batch on each rank.
+        crop: side of a square crop in pixels; None gives whole tiles, which must be of one size then.
+        augment: an :class:`rarepixel.xbd.Augment`; True is ``Augment(flip_rotate=1.0)``.
+        normalize: None for uint8; ``"imagenet"`` or a pair (mean, std) of three numbers each for float32
+            ``(value / 255 - mean) / std``.
+        shuffle: whether each epoch has its own order of tiles; crops and changes are drawn either way.
+        drop_last: whether to leave out the samples that do not fill a batch on every rank.
+        sampler: how samples are chosen. ``"uniform"``: each tile in turn, cropped anywhere. ``"rare"``: a class is
+            drawn by ``class_weights``, then a tile that has it, then a crop that holds one of its buildings; where
+            pixels of which class lie is found out once and kept in ``.rarepixel-survey.json`` in ``root``.
+            ``"best_of_k"``: each tile in turn, cropped at the best of 1 to ``candidates`` places (the number is drawn
+            too) by no-damage + 5 minor + 5 major + 2 destroyed pixels, the rule of the xView2 challenge's winner.
+        class_weights: five numbers for ``"rare"``, in any scale, in the order of :data:`rarepixel.xbd.CLASS_NAMES`;
+            that of the background stands for a crop anywhere. Classes that no tile has are left out.
+        candidates: for ``"best_of_k"``.
+        samples_per_epoch: pairs of an epoch over all ranks; by default as many as there are tiles.
+        un_classified: ``"ignore"`` (255), ``"no-damage"`` (1) or ``"background"`` (0), for masks drawn from labels.
+        seed: 0 to 2^63 - 1.
+        disasters: only tiles of these disasters, such as ``["joplin-tornado"]``.
+        exclude_disasters: no tiles of these, for example to hold them out.
+        rank, world_size: this process and how many there are; by default those of ``torch.distributed`` where it is
+            initialised when a pass begins, else 0 of 1.
+        num_threads: threads that read; by default ``RAREPIXEL_NUM_THREADS``, else as many as there are cores.
+        prefetch: batches that are filled ahead.
+        pin_memory: whether batches lie in pinned memory; by default where CUDA is available.
+        output: ``"torch"`` or ``"numpy"``; by default torch where it is installed.
+        on_error: what to do with a tile that cannot be read: ``"raise"`` names the file; ``"skip"`` takes another tile
+            (the same on every run), warns once in an epoch and counts in :attr:`skipped`.
+        max_pixels: larger images are refused.
+
+    Attributes:
+        tiles: the tiles.
+        skipped: what could not be read with ``on_error="skip"``, and how often.
+
+    Raises:
+        OSError, ValueError: from the constructor for a bad root or argument (incomplete tiles are left out with a
+            warning); from iteration for a file that is missing, damaged, smaller than the crop, or of another size
+            than its pair, by name.
+
+    Memory is ``prefetch`` batches besides those you hold, and one decoded tile for each thread. Threads end with the
+    pass: at its end, on ``break`` or an exception (as soon as the iterator is gone), by :meth:`close`, or with the
+        interpreter.
+
+    >>> import tempfile
+    >>> import rarepixel as rp
+    >>> root = tempfile.mkdtemp()
+    >>> rp.xbd.synthesize(root, tiles=8, seed=1, size=64)
+    >>> loader = rp.xbd.XBDLoader(root, batch_size=4, crop=32, augment=True, normalize="imagenet", output="numpy")
+    >>> len(loader)
+    2
+    >>> for pre, post, mask in loader:
+    ...     print(pre.shape, post.dtype, mask.shape)
+    (4, 3, 32, 32) float32 (4, 32, 32)
+    (4, 3, 32, 32) float32 (4, 32, 32)
+    >>> loader.statistics().samples
+    8
+    """
+
+    tiles: list[Tile]
+    skipped: Counter[str]
+
+    def __init__(
+        self,
+        root: StrPath,
+        splits: Sequence[str] | None = None,
+        batch_size: int = 8,
+        crop: int | None = None,
+        *,
+        augment: bool | Augment = False,
+        normalize: Literal["imagenet"] | MeanStd | None = None,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        sampler: Sampler = "uniform",
+        class_weights: Sequence[float] = (0.0, 1.0, 1.0, 1.0, 1.0),
+        candidates: int = 10,
+        samples_per_epoch: int | None = None,
+        un_classified: UnClassified = "ignore",
+        seed: int = 0,
+        disasters: Iterable[str] | None = None,
+        exclude_disasters: Iterable[str] | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+        num_threads: int | None = None,
+        prefetch: int = 2,
+        pin_memory: bool | None = None,
+        output: Literal["torch", "numpy"] | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f'on_error: got {on_error!r}, expected "raise" or "skip"')
+        if output not in (None, "torch", "numpy"):
+            raise ValueError(f'output: got {output!r}, expected "torch" or "numpy"')
+        if (rank is None) != (world_size is None):
+            raise ValueError(f"rank: got {rank} of world_size {world_size}, expected both or none")
+        if rank is not None and world_size is not None:
+            _integer("rank", rank, 0, _integer("world_size", world_size, 1) - 1)
+        if len(class_weights) != 5:
+            raise ValueError(f"class_weights: got {class_weights!r}, expected 5 numbers")
+        self.batch_size = _integer("batch_size", batch_size, 1)
+        self.crop = None if crop is None else _integer("crop", crop, 1)
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.seed = _integer("seed", seed, 0)
+        self.num_threads = None if num_threads is None else _integer("num_threads", num_threads, 1, 1024)
+        self.prefetch = _integer("prefetch", prefetch, 1)
+        self.tiles = _select(root, splits, disasters, exclude_disasters)
+        samples = len(self.tiles) if samples_per_epoch is None else samples_per_epoch
+        self.samples_per_epoch = _integer("samples_per_epoch", samples, 1)
+        self.skipped = Counter()
+        self._feed = make_feed(
+            self.tiles,
+            self.crop,
+            augment,
+            normalize,
+            un_classified,
+            _integer("max_pixels", max_pixels, 0),
+            self.seed,
+            shuffle=shuffle,
+            sampler=sampler,
+            class_weights=class_weights,
+            candidates=_integer("candidates", candidates, 1),
+            survey_file=survey_file(root),
+            skip_errors=on_error == "skip",
+        )
+        if self._feed.survey_not_kept is not None:
+            warnings.warn(f"the survey could not be kept: {self._feed.survey_not_kept}", stacklevel=2)
+        self._sampler = sampler
+        self._ranks = None if rank is None or world_size is None else (rank, world_size)
+        self._dtype = np.dtype(np.uint8 if normalize is None else np.float32)
+        self._output = output or ("torch" if _has_torch() else "numpy")
+        self._pin_memory = pin_memory
+        self._pixels = np.zeros(6, dtype=np.int64)
+        self._samples = 0
+        # The epoch and batch that the pass at hand goes on with, and those that the next pass begins with.
+        self._position: tuple[int, int] = (-1, 0)
+        self._start: tuple[int, int] | None = (0, 0)
+        self._runs: weakref.WeakSet[_core.XBDRun] = weakref.WeakSet()
+        self._slots: deque[npt.NDArray[np.uint8]] = deque(maxlen=self.prefetch + 2)
+
+    def __len__(self) -> int:
+        """Batches of an epoch, the same on every rank."""
+        return _core.XBDFeed.batches(self._shares())
+
+    def __iter__(self) -> Iterator[Batch]:
+        # Nothing happens before the first batch is asked for: some frameworks call iter() only to see whether they can.
+        process = os.getpid()
+        epoch, first_batch = self._start or (self._position[0] + 1, 0)
+        self._start, self._position = None, (epoch, first_batch)
+        size = (self.crop, self.crop) if self.crop is not None else self._feed.tile_size(0)
+        run = self._feed.start(epoch, first_batch, self._shares(), size, self.num_threads or 0)
+        _RUNS.add(run)
+        self._runs.add(run)
+        warned = False
+        try:
+            for _ in range(self.prefetch):
+                self._submit(run, size)
+            while (filled := run.next()) is not None:
+                batch, samples, counts, skipped = filled
+                self._position = (epoch, self._position[1] + 1)
+                self._pixels += counts
+                self._samples += samples
+                self.skipped.update(skipped)
+                if skipped and not warned:
+                    warned = True
+                    warnings.warn(f"skipped in epoch {epoch}: {skipped[0]} (all: loader.skipped)", stacklevel=2)
+                self._submit(run, size)
+                if samples < self.batch_size:
+                    batch = tuple(part[:samples] for part in batch)
+                yield batch
+                # Held while the next is waited for, it could not be used again.
+                del batch, filled
+                if os.getpid() != process:
+                    raise RuntimeError(f"this pass was begun in process {process}: begin another with iter(loader)")
+        finally:
+            run.close()
+
+    def close(self) -> None:
+        """Ends the threads of every pass that is under way; such a pass then ends as if the epoch did."""
+        for run in list(self._runs):
+            run.close()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the pass that is under way or comes next; 0 at first."""
+        return self._start[0] if self._start else self._position[0]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begins the next pass with this epoch. A batch that :meth:`load_state_dict` set within that epoch is kept."""
+        epoch = _integer("epoch", epoch, 0)
+        if self._start is None or self._start[0] != epoch:
+            self._start = (epoch, 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the pass at hand is, and what its order depends on, as plain numbers and texts: torchdata's convention.
+
+        It counts the batches that you were given, not those that were filled ahead. It is the same on every rank.
+        """
+        epoch, batch = self._start or self._position
+        return {"version": _STATE_VERSION, "epoch": epoch, "batch": batch, **self._identity()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where :meth:`state_dict` was taken: the next pass gives the remaining batches of that epoch.
+
+        After the last batch of an epoch it is the next epoch.
+
+        Raises:
+            ValueError: the state is of a loader with another order: other tiles, seed, batch size, ...
+        """
+        for name, value in {"version": _STATE_VERSION, **self._identity()}.items():
+            if state.get(name) != value:
+                raise ValueError(f"state: got {name} {state.get(name)!r}, expected {value!r}")
+        epoch, batch = _integer("epoch", state["epoch"], 0), _integer("batch", state["batch"], 0)
+        self._start = (epoch, batch) if batch < len(self) else (epoch + 1, 0)
+
+    def statistics(self) -> Statistics:
+        """What has been given out since the loader was made or :meth:`reset_statistics` called."""
+        return Statistics(self._samples, self._pixels[:5].copy(), int(self._pixels[5]), self.skipped.total())
+
+    def reset_statistics(self) -> None:
+        """Counts from nothing again, :attr:`skipped` too."""
+        self._pixels[:] = 0
+        self._samples = 0
+        self.skipped.clear()
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "tiles": len(self.tiles),
+            "samples_per_epoch": self.samples_per_epoch,
+            "batch_size": self.batch_size,
+            "crop": self.crop,
+            "sampler": self._sampler,
+            "shuffle": self.shuffle,
+            "drop_last": self.drop_last,
+            "seed": self.seed,
+            "world_size": self._shares()[4],
+        }
+
+    def _shares(self) -> tuple[int, int, bool, int, int]:
+        rank, world_size = self._ranks or _distributed()
+        return self.samples_per_epoch, self.batch_size, self.drop_last, rank, world_size
+
+    def _submit(self, run: _core.XBDRun, size: tuple[int, int]) -> None:
+        """Hands in memory for one more batch, if there is one."""
+        height, width = size
+        shapes = [(self.batch_size, 3, height, width)] * 2 + [(self.batch_size, height, width)]
+        if self._pins_memory():
+            import torch
+
+            kinds = [getattr(torch, self._dtype.name)] * 2 + [torch.uint8]
+            # torch keeps freed pinned memory for the next batch, and waits for copies from it that are still under way.
+            batch: tuple[Any, ...] = tuple(
+                torch.empty(shape, dtype=dtype, pin_memory=True) for shape, dtype in zip(shapes, kinds, strict=True)
+            )
+            addresses = [part.data_ptr() for part in batch]
+        else:
+            arrays = self._allocate(shapes, [self._dtype] * 2 + [np.dtype(np.uint8)])
+            addresses = [array.ctypes.data for array in arrays]
+            batch = tuple(arrays)
+            if self._output == "torch":
+                import torch
+
+                batch = tuple(map(torch.from_numpy, arrays))
+        pre, post, mask = addresses
+        run.submit(pre, post, mask, batch)
+
+    def _allocate(self, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[np.dtype[Any]]) -> list[npt.NDArray[Any]]:
+        """Arrays in one piece of memory that is used again when the last of them is gone."""
+        sizes = [int(np.prod(shape)) * dtype.itemsize for shape, dtype in zip(shapes, dtypes, strict=True)]
+        memory = np.asarray(_Slot(self._slots, sum(sizes)))
+        parts = np.split(memory, np.cumsum(sizes)[:-1])
+        return [part.view(dtype).reshape(shape) for part, shape, dtype in zip(parts, shapes, dtypes, strict=True)]
+
+    def _pins_memory(self) -> bool:
+        if self._output == "numpy":
+            return False
+        if self._pin_memory is None:
+            import torch
+
+            return torch.cuda.is_available()
+        return self._pin_memory
+
+
+class _Slot:
+    """The memory of one batch, which goes back to the pool when the last array over it is gone."""
+
+    def __init__(self, pool: deque[npt.NDArray[np.uint8]], size: int) -> None:
+        try:
+            self._memory = pool.pop()
+        except IndexError:
+            self._memory = np.empty(size, dtype=np.uint8)
+        self._pool = pool
+        self.__array_interface__ = self._memory.__array_interface__
+
+    def __del__(self) -> None:
+        self._pool.append(self._memory)
+
+
+def _has_torch() -> bool:
+    try:
+        import torch  # noqa: F401 - whether it can be imported is the question
+    except ImportError:
+        return False
+    return True
+
+
+def _distributed() -> tuple[int, int]:
+    """Rank and world size of torch.distributed, if somebody has initialised it."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not (distributed.is_available() and distributed.is_initialized()):
+        return 0, 1
+    return distributed.get_rank(), distributed.get_world_size()
+
+
+# Threads must not write into memory that is taken down with the interpreter.
+_RUNS: weakref.WeakSet[_core.XBDRun] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for run in list(_RUNS):
+        run.close()

@@ -1,0 +1,64 @@
+//! Images of either format: the PNG of xBD's first release, the GeoTIFF of its second.
+
+use std::path::Path;
+
+use ndarray::Array3;
+
+use super::window::Window;
+use super::{png, tiff};
+use crate::Result;
+
+/// The extensions of image files, the preferred first.
+pub const EXTENSIONS: [&str; 3] = ["png", "tif", "tiff"];
+
+/// An opened image of which the header has been read and found within the limit.
+pub enum ImageReader {
+    /// A PNG.
+    Png(Box<png::ImageReader>),
+    /// A TIFF.
+    Tiff(Box<tiff::ImageReader>),
+}
+
+impl ImageReader {
+    /// Opens an image; one of more than `max_pixels` pixels is an error before memory is taken for them.
+    ///
+    /// A TIFF is known by its extension, so that a damaged file is reported as what it was meant to be.
+    pub fn open(path: &Path, max_pixels: u64) -> Result<Self> {
+        let is_tiff = path
+            .extension()
+            .is_some_and(|extension| EXTENSIONS[1..].iter().any(|known| extension.eq_ignore_ascii_case(known)));
+        Ok(if is_tiff {
+            Self::Tiff(Box::new(tiff::ImageReader::open(path, max_pixels)?))
+        } else {
+            Self::Png(Box::new(png::ImageReader::open(path, max_pixels)?))
+        })
+    }
+
+    /// (height, width) in pixels.
+    pub fn size(&self) -> (usize, usize) {
+        match self {
+            Self::Png(reader) => reader.size(),
+            Self::Tiff(reader) => reader.size(),
+        }
+    }
+
+    /// The whole image as (H, W, 3) RGB.
+    pub fn read(self) -> Result<Array3<u8>> {
+        match self {
+            Self::Png(reader) => reader.read(),
+            Self::Tiff(reader) => {
+                let whole = Window::whole(reader.size());
+                let planes = reader.read_planes(whole)?;
+                Ok(planes.permuted_axes([1, 2, 0]).as_standard_layout().into_owned())
+            }
+        }
+    }
+
+    /// The pixels of `window` as (3, H, W); what lies below it is not decoded.
+    pub fn read_planes(self, window: Window) -> Result<Array3<u8>> {
+        match self {
+            Self::Png(reader) => reader.read_planes(window),
+            Self::Tiff(reader) => reader.read_planes(window),
+        }
+    }
+}

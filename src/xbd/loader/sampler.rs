@@ -1,0 +1,130 @@
+//! Which tile a sample is of, and where it is cropped.
+
+use crate::xbd::class::CLASS_NAMES;
+use crate::xbd::random::SplitMix64;
+use crate::xbd::sample::Place;
+use crate::xbd::survey::{Building, Survey};
+use crate::{Error, Result};
+
+/// How samples are chosen.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Sampler {
+    /// Every tile in turn, cropped anywhere.
+    Uniform,
+    /// Every tile in turn, cropped at the best of up to so many places, see [`Place::BestOf`].
+    BestOf(usize),
+    /// By class.
+    Rare(Rare),
+}
+
+/// Draws a class by weight, then a tile that has it, then a crop around one of its buildings there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rare {
+    /// For each class its weight (0 where no tile has it), and where it is.
+    classes: [(f64, Vec<InTile>); CLASS_NAMES.len()],
+    tiles: usize,
+}
+
+/// The buildings of one class in the tile of that index.
+type InTile = (usize, Vec<Building>);
+
+impl Rare {
+    /// From the surveys of all tiles. Class 0 stands for a crop anywhere in any tile.
+    ///
+    /// Classes that no tile has are left out; that nothing is left is an error.
+    pub fn new(surveys: &[Survey], weights: [f64; CLASS_NAMES.len()]) -> Result<Self> {
+        if weights.iter().any(|weight| !weight.is_finite() || *weight < 0.0) {
+            return Err(Error::value("class_weights", format!("{weights:?}"), "finite numbers of at least 0"));
+        }
+        let mut class = 0;
+        let classes = weights.map(|weight| {
+            let of_class = |survey: &Survey| -> Vec<Building> {
+                survey.buildings.iter().filter(|building| usize::from(building.class) == class).copied().collect()
+            };
+            let tiles: Vec<_> = match class {
+                0 => Vec::new(),
+                _ => surveys.iter().map(of_class).enumerate().filter(|(_, buildings)| !buildings.is_empty()).collect(),
+            };
+            class += 1;
+            (if class == 1 || !tiles.is_empty() { weight } else { 0.0 }, tiles)
+        });
+        if classes.iter().all(|(weight, _)| *weight == 0.0) {
+            return Err(Error::value(
+                "class_weights",
+                format!("{weights:?}"),
+                "a weight above 0 for a class that a tile has",
+            ));
+        }
+        Ok(Self { classes, tiles: surveys.len() })
+    }
+
+    /// The tile and place of the sample with that key.
+    pub fn draw(&self, key: &[u64]) -> (usize, Place) {
+        let mut random = SplitMix64::new(key);
+        let total: f64 = self.classes.iter().map(|(weight, _)| weight).sum();
+        let mut left = random.unit() * total;
+        let mut chosen = None;
+        for (class, (weight, _)) in self.classes.iter().enumerate().filter(|(_, (weight, _))| *weight > 0.0) {
+            // The last stays chosen where rounding leaves a rest.
+            chosen = Some(class);
+            if left < *weight {
+                break;
+            }
+            left -= weight;
+        }
+        match chosen {
+            None | Some(0) => (random.below(self.tiles), Place::Anywhere),
+            Some(class) => {
+                let tiles = &self.classes[class].1;
+                let (tile, buildings) = &tiles[random.below(tiles.len())];
+                (*tile, Place::Around(buildings[random.below(buildings.len())]))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn building(class: u8, at: usize) -> Building {
+        Building { class, rows: (at, at), columns: (at, at), y: at, x: at }
+    }
+
+    fn surveys() -> [Survey; 3] {
+        let of = |buildings| Survey { buildings, ..Survey::default() };
+        [
+            of(vec![building(1, 0), building(1, 1), building(2, 2)]),
+            of(vec![]),
+            of(vec![building(2, 3), building(255, 4)]),
+        ]
+    }
+
+    #[test]
+    fn classes_come_by_weight_and_tiles_and_buildings_evenly() {
+        let rare = Rare::new(&surveys(), [1.0, 1.0, 2.0, 5.0, 0.0]).unwrap();
+        let mut tiles = [[0; 3]; 3];
+        for sample in 0..40_000 {
+            let (tile, place) = rare.draw(&[sample]);
+            let class = match place {
+                Place::Around(building) => {
+                    assert!(surveys()[tile].buildings.contains(&building));
+                    usize::from(building.class)
+                }
+                _ => 0,
+            };
+            tiles[class][tile] += 1;
+        }
+        // Class 3 has no tile, so that 4 are the whole.
+        for (got, expected) in tiles.iter().flatten().zip([3333, 3333, 3333, 10_000, 0, 0, 10_000, 0, 10_000]) {
+            assert!((*got as i64 - expected).abs() < 400, "{tiles:?}");
+        }
+    }
+
+    #[test]
+    fn weights_that_are_none_are_errors() {
+        for weights in [[0.0; 5], [0.0, 0.0, 0.0, 1.0, 1.0], [1.0, -1.0, 0.0, 0.0, 0.0], [f64::NAN; 5]] {
+            assert!(Rare::new(&surveys(), weights).is_err(), "{weights:?}");
+        }
+    }
+}

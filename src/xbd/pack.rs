@@ -1,0 +1,450 @@
+//! Decoded tiles, so that a crop is read and not decoded: one safetensors file for each tile and a list of them.
+//!
+//! A file holds `pre` and `post` (3, H, W) and `mask` (H, W), all bytes, and in its metadata what they were made from and a
+//! CRC-32 for every [`BLOCK_ROWS`] rows of each plane. Every row that is used is checked when it is read, so damage is an error
+//! and never a wrong mask. Rows are read, not memory-mapped: under a mapping, a file that is truncated or a disk that fails
+//! ends the process with SIGBUS, and both take the bytes from the same page cache.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use ndarray::{Array2, Array3};
+use safetensors::tensor::{Dtype, Metadata, TensorView};
+use serde::{Deserialize, Serialize};
+
+use super::class::{IGNORE_INDEX, UnClassified};
+use super::index::{Index, Problem, Tile, TileFiles};
+use super::label::Phase;
+use super::parallel::for_each_index;
+use super::png::check_pixels;
+use super::survey::Stamp;
+use super::tile::TileSource;
+use super::window::Window;
+use super::write::write_whole;
+use crate::{Error, Result};
+
+/// The extension of a packed tile.
+pub const EXTENSION: &str = "safetensors";
+
+/// The list of tiles, written last: a folder without it is no pack, or one that is not finished.
+const LIST: &str = "pack.json";
+
+/// Rows that share a checksum.
+const BLOCK_ROWS: usize = 64;
+
+/// The version of files and list.
+const VERSION: u32 = 1;
+
+/// No header of ours comes near this.
+const MAX_HEADER_BYTES: u64 = 1 << 20;
+
+/// The planes of a tile by tensor and channel.
+const PLANES: [(&str, usize); 3] = [("pre", 3), ("post", 3), ("mask", 1)];
+
+/// A packed tile of which the header has been read.
+pub(super) struct PackedTile {
+    path: PathBuf,
+    file: File,
+    height: usize,
+    width: usize,
+    /// Where each tensor of [`PLANES`] begins in the file.
+    starts: [u64; 3],
+    header: Header,
+}
+
+/// What the metadata says.
+struct Header {
+    /// Whether the mask was drawn from a label, with un-classified buildings ignored.
+    drawn: bool,
+    sources: Sources,
+    /// Of each block of rows of each plane.
+    checksums: Vec<u32>,
+}
+
+/// The stamps of the files that a tile was made from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Sources {
+    pre: Stamp,
+    post: Stamp,
+    mask: Stamp,
+}
+
+impl Sources {
+    fn of(pre: &Path, post: &Path, mask: &Path) -> Result<Self> {
+        Ok(Self { pre: Stamp::of(pre)?, post: Stamp::of(post)?, mask: Stamp::of(mask)? })
+    }
+}
+
+impl PackedTile {
+    pub fn open(path: &Path, max_pixels: u64) -> Result<Self> {
+        let broken = |problem: &str| Error::file(path, format!("not a whole packed tile: {problem}; pack it again"));
+        let reading = |source: std::io::Error| match source.kind() {
+            ErrorKind::UnexpectedEof => broken("the file ends too early"),
+            _ => Error::io(path, source),
+        };
+        let mut file = File::open(path).map_err(|source| Error::io(path, source))?;
+        let mut length = [0; 8];
+        file.read_exact(&mut length).map_err(reading)?;
+        let length = u64::from_le_bytes(length);
+        if length > MAX_HEADER_BYTES {
+            return Err(broken("its header is too long"));
+        }
+        let mut json = vec![0; length as usize];
+        file.read_exact(&mut json).map_err(reading)?;
+        let metadata: Metadata =
+            serde_json::from_slice(&json).map_err(|error| broken(&format!("its header cannot be read: {error}")))?;
+        let header = Header::parse(&metadata).ok_or_else(|| broken("its header is not one of this version"))?;
+        let mask = metadata.info("mask").map(|mask| mask.shape.as_slice());
+        let &[height, width] = mask.unwrap_or_default() else { return Err(broken("it has no mask")) };
+        let side = |length: usize| u32::try_from(length).map_err(|_| broken("it is too large"));
+        let (height, width) = check_pixels(path, side(height)?, side(width)?, max_pixels)?;
+        let area = height * width;
+        let mut starts = [0; 3];
+        let mut end = 8 + length;
+        for (start, (name, channels)) in starts.iter_mut().zip(PLANES) {
+            let info = metadata.info(name).filter(|info| {
+                let shape: &[usize] = if channels == 1 { &[height, width] } else { &[channels, height, width] };
+                let (from, to) = info.data_offsets;
+                info.dtype == Dtype::U8 && info.shape == shape && to.checked_sub(from) == Some(channels * area)
+            });
+            let info = info.ok_or_else(|| broken(&format!("it has no {name} of {height} x {width} bytes")))?;
+            *start = 8 + length + info.data_offsets.0 as u64;
+            end = end.max(*start + (channels * area) as u64);
+        }
+        let expected = PLANES.iter().map(|(_, channels)| channels).sum::<usize>() * height.div_ceil(BLOCK_ROWS);
+        if header.checksums.len() != expected {
+            return Err(broken("it lacks checksums"));
+        }
+        let bytes = file.metadata().map_err(|source| Error::io(path, source))?.len();
+        if bytes != end {
+            return Err(broken(&format!("{bytes} bytes, expected {end}")));
+        }
+        Ok(Self { path: path.to_owned(), file, height, width, starts, header })
+    }
+
+    pub fn size(&self) -> (usize, usize) {
+        (self.height, self.width)
+    }
+
+    /// Whether the mask was drawn from a label.
+    pub fn mask_is_drawn(&self) -> bool {
+        self.header.drawn
+    }
+
+    /// The (3, H, W) pixels of `window`.
+    pub fn image(&self, phase: Phase, window: Window) -> Result<Array3<u8>> {
+        let pixels = self.read(phase as usize, window)?;
+        Ok(Array3::from_shape_vec((3, window.height, window.width), pixels).expect("three planes have been read"))
+    }
+
+    /// The (H, W) class indices of `window`.
+    pub fn mask(&self, window: Window, un_classified: UnClassified) -> Result<Array2<u8>> {
+        let mut mask = self.read(2, window)?;
+        if self.header.drawn && un_classified != UnClassified::Ignore {
+            mask.iter_mut().filter(|value| **value == IGNORE_INDEX).for_each(|value| *value = un_classified.class());
+        }
+        Ok(Array2::from_shape_vec((window.height, window.width), mask).expect("one plane has been read"))
+    }
+
+    /// The pixels of `window` of every plane of a tensor.
+    fn read(&self, tensor: usize, window: Window) -> Result<Vec<u8>> {
+        window.check(self.size(), &self.path)?;
+        let channels = PLANES[tensor].1;
+        let mut pixels = Vec::with_capacity(channels * window.height * window.width);
+        if window.height == 0 || window.width == 0 {
+            return Ok(pixels);
+        }
+        let blocks = window.top / BLOCK_ROWS..(window.top + window.height).div_ceil(BLOCK_ROWS);
+        let first_row = blocks.start * BLOCK_ROWS;
+        let rows = (blocks.end * BLOCK_ROWS).min(self.height) - first_row;
+        let in_plane = self.height.div_ceil(BLOCK_ROWS);
+        let planes_before = PLANES[..tensor].iter().map(|(_, channels)| channels).sum::<usize>();
+        let mut bytes = vec![0; rows * self.width];
+        for channel in 0..channels {
+            let start = self.starts[tensor] + ((channel * self.height + first_row) * self.width) as u64;
+            self.read_at(start, &mut bytes)?;
+            let checksums = &self.header.checksums[(planes_before + channel) * in_plane..][blocks.clone()];
+            for (block, (&checksum, bytes)) in checksums.iter().zip(bytes.chunks(BLOCK_ROWS * self.width)).enumerate() {
+                if crc32fast::hash(bytes) != checksum {
+                    let row = first_row + block * BLOCK_ROWS;
+                    let problem =
+                        format!("rows from {row} of {} are damaged (checksum); pack it again", PLANES[tensor].0);
+                    return Err(Error::file(&self.path, problem));
+                }
+            }
+            let rows = bytes.chunks_exact(self.width).skip(window.top - first_row).take(window.height);
+            rows.for_each(|row| pixels.extend_from_slice(&row[window.left..window.left + window.width]));
+        }
+        Ok(pixels)
+    }
+
+    fn read_at(&self, start: u64, bytes: &mut [u8]) -> Result<()> {
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(start)).and_then(|_| file.read_exact(bytes)).map_err(|source| match source.kind() {
+            ErrorKind::UnexpectedEof => Error::file(&self.path, "the file ends too early; pack it again"),
+            _ => Error::io(&self.path, source),
+        })
+    }
+
+    /// Whether the file was made from sources with these stamps, and everything in it is whole.
+    fn is_of(&self, sources: &Sources, drawn: bool) -> bool {
+        self.header.sources == *sources && self.header.drawn == drawn && self.check().is_ok()
+    }
+
+    /// Reads everything.
+    fn check(&self) -> Result<()> {
+        (0..PLANES.len()).try_for_each(|tensor| self.read(tensor, Window::whole(self.size())).map(drop))
+    }
+}
+
+impl Header {
+    fn parse(metadata: &Metadata) -> Option<Self> {
+        let values = metadata.metadata().as_ref()?;
+        if values.get("rarepixel.pack")? != &VERSION.to_string() {
+            return None;
+        }
+        let drawn = match values.get("mask")?.as_str() {
+            "label" => true,
+            "target" => false,
+            _ => return None,
+        };
+        let digits = values.get("crc32")?.as_bytes();
+        let checksum = |digits: &[u8]| u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
+        let checksums = digits.chunks(8).map(checksum).collect::<Option<_>>()?;
+        Some(Self { drawn, sources: serde_json::from_str(values.get("sources")?).ok()?, checksums })
+    }
+
+    fn format(&self) -> HashMap<String, String> {
+        let checksums = self.checksums.iter().map(|checksum| format!("{checksum:08x}")).collect();
+        let sources = serde_json::to_string(&self.sources).expect("numbers can be written");
+        let mask = if self.drawn { "label" } else { "target" };
+        let pairs = [
+            ("rarepixel.pack", VERSION.to_string()),
+            ("mask", mask.to_owned()),
+            ("sources", sources),
+            ("crc32", checksums),
+        ];
+        pairs.map(|(key, value)| (key.to_owned(), value)).into()
+    }
+}
+
+/// The list of a pack's tiles.
+#[derive(Serialize, Deserialize)]
+struct List {
+    version: u32,
+    /// The root that was packed; it need not be there when the pack is read.
+    root: PathBuf,
+    /// By split, then by name.
+    splits: BTreeMap<String, BTreeMap<String, Entry>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    /// Relative to the root.
+    pre: PathBuf,
+    post: PathBuf,
+    mask: PathBuf,
+    sources: Sources,
+}
+
+/// What [`pack`] has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Packed {
+    /// Tiles that were written.
+    pub written: usize,
+    /// Tiles that were there, of the same sources and whole.
+    pub kept: usize,
+}
+
+/// Writes tiles of `root` into the folder `out`, then its list; tiles that are there already are checked and kept.
+///
+/// Each file appears when it is whole, so that a killed run is gone on with by another. Tiles of other splits stay in the list.
+/// One process at a time: another is refused. `done` is called on this thread after each tile; its error, or a tile's, ends the
+/// run without a new list.
+pub fn pack<E: From<Error>>(
+    root: &Path,
+    tiles: &[Tile],
+    out: &Path,
+    max_pixels: u64,
+    mut done: impl FnMut() -> std::result::Result<(), E>,
+) -> std::result::Result<Packed, E> {
+    let failed = |source| Error::io(out, source);
+    fs::create_dir_all(out).map_err(failed)?;
+    let root = fs::canonicalize(root).map_err(|source| Error::io(root, source))?;
+    let lock_path = out.join(".lock");
+    let lock = File::create(&lock_path).map_err(|source| Error::io(&lock_path, source))?;
+    // The system lets go of it when this process ends, however it ends.
+    lock.try_lock().map_err(|error| match error {
+        fs::TryLockError::WouldBlock => Error::file(out, "another process is packing into this folder"),
+        fs::TryLockError::Error(source) => Error::io(&lock_path, source),
+    })?;
+    let mut list = match List::read(out)? {
+        Some(list) if list.root != root => {
+            let problem =
+                format!("holds tiles of {}, expected none or those of {}", list.root.display(), root.display());
+            return Err(Error::file(out, problem).into());
+        }
+        Some(list) => list,
+        None => List { version: VERSION, root: root.clone(), splits: BTreeMap::new() },
+    };
+    for tile in tiles {
+        let folder = out.join(&tile.split);
+        fs::create_dir_all(&folder).map_err(|source| Error::io(&folder, source))?;
+        list.splits.insert(tile.split.clone(), BTreeMap::new());
+    }
+    for split in list.splits.keys() {
+        remove_partial(&out.join(split))?;
+    }
+    let mut packed = Packed::default();
+    let one = |index: usize| {
+        let tile = &tiles[index];
+        let (target, label) = (tile.post.target.as_deref(), tile.post.label.as_deref());
+        let source = TileSource::of(&tile.pre.image, &tile.post.image, target, label)?;
+        if matches!(source, TileSource::Packed(_)) {
+            return Err(Error::file(&tile.post.image, "is packed already"));
+        }
+        let (drawn, mask) = (source.mask_is_drawn(max_pixels)?, source.mask_path());
+        let sources = Sources::of(&tile.pre.image, &tile.post.image, mask)?;
+        let path = packed_path(out, &tile.split, &tile.name);
+        let kept = PackedTile::open(&path, max_pixels).is_ok_and(|packed| packed.is_of(&sources, drawn));
+        if !kept {
+            write_tile(&path, &source, drawn, sources, max_pixels)?;
+        }
+        let relative = |path: &Path| {
+            let whole = fs::canonicalize(path).map_err(|source| Error::io(path, source))?;
+            Ok::<_, Error>(whole.strip_prefix(&root).map_or_else(|_| whole.clone(), Path::to_owned))
+        };
+        let entry = Entry {
+            pre: relative(&tile.pre.image)?,
+            post: relative(&tile.post.image)?,
+            mask: relative(mask)?,
+            sources,
+        };
+        Ok((index, kept, entry))
+    };
+    for_each_index(tiles.len(), one, |(index, kept, entry)| {
+        let tile = &tiles[index];
+        list.splits.get_mut(&tile.split).expect("inserted above").insert(tile.name.clone(), entry);
+        if kept {
+            packed.kept += 1;
+        } else {
+            packed.written += 1;
+        }
+        done()
+    })?;
+    let json = serde_json::to_vec(&list).map_err(|error| Error::file(out, format!("cannot be listed: {error}")))?;
+    write_whole(&out.join(LIST), &json)?;
+    Ok(packed)
+}
+
+fn write_tile(path: &Path, source: &TileSource, drawn: bool, sources: Sources, max_pixels: u64) -> Result<()> {
+    let mut tile = source.open(UnClassified::Ignore, max_pixels)?;
+    let (height, width) = tile.size();
+    let whole = Window::whole((height, width));
+    let mask = tile.mask(whole)?;
+    let images = [tile.take_image(Phase::Pre, whole)?, tile.take_image(Phase::Post, whole)?];
+    let planes = [images[0].as_slice(), images[1].as_slice(), mask.as_slice()];
+    let planes = planes.map(|plane| plane.expect("tiles are read in standard layout"));
+    let blocks = planes.iter().flat_map(|planes| planes.chunks(height * width));
+    let blocks = blocks.flat_map(|plane| plane.chunks(BLOCK_ROWS * width));
+    let header = Header { drawn, sources, checksums: blocks.map(crc32fast::hash).collect() };
+    let tensors = PLANES.iter().zip(planes).map(|(&(name, channels), bytes)| {
+        let shape = if channels == 1 { vec![height, width] } else { vec![channels, height, width] };
+        (name, TensorView::new(Dtype::U8, shape, bytes).expect("the bytes fill the shape"))
+    });
+    let bytes = safetensors::serialize(tensors, Some(header.format()))
+        .map_err(|error| Error::file(path, format!("cannot be packed: {error}")))?;
+    write_whole(path, &bytes)
+}
+
+/// The file of a packed tile.
+fn packed_path(out: &Path, split: &str, name: &str) -> PathBuf {
+    out.join(split).join(format!("{name}.{EXTENSION}"))
+}
+
+/// Whether a path is that of a packed tile.
+pub(super) fn is_packed(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == EXTENSION)
+}
+
+/// Removes what a killed run has left half written: hidden files, see [`write_whole`]. The caller has the folder's lock.
+fn remove_partial(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(|source| Error::io(folder, source))? {
+        let path = entry.map_err(|source| Error::io(folder, source))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with('.') && name.contains(&format!(".{EXTENSION}.")) {
+            fs::remove_file(&path).map_err(|source| Error::io(&path, source))?;
+        }
+    }
+    Ok(())
+}
+
+impl List {
+    /// The list of a folder; none where it has none.
+    fn read(out: &Path) -> Result<Option<Self>> {
+        let path = out.join(LIST);
+        let bytes = match fs::read(&path) {
+            Err(source) if source.kind() == ErrorKind::NotFound => return Ok(None),
+            bytes => bytes.map_err(|source| Error::io(&path, source))?,
+        };
+        let list: Self = serde_json::from_slice(&bytes).map_err(|error| {
+            Error::file(&path, format!("not the list of a pack ({error}); remove it and pack again"))
+        })?;
+        if list.version != VERSION {
+            return Err(Error::file(&path, format!("version {}, expected {VERSION}; pack again", list.version)));
+        }
+        Ok(Some(list))
+    }
+}
+
+/// The tiles of a pack as an index, if `root` is one: all paths of a tile are its one file.
+///
+/// Problems are files that are missing, and, where the packed root is there, sources that have changed since.
+pub(super) fn index(root: &Path, splits: Option<&[String]>) -> Result<Option<Index>> {
+    let Some(list) = List::read(root)? else { return Ok(None) };
+    if let Some(missing) = splits.and_then(|splits| splits.iter().find(|split| !list.splits.contains_key(*split))) {
+        let found = list.splits.into_keys().collect::<Vec<_>>().join(", ");
+        return Err(Error::value("splits", format!("{missing:?}"), format!("a split of {}: {found}", root.display())));
+    }
+    let mut index = Index::default();
+    let root_is_there = list.root.is_dir();
+    for (split, tiles) in list.splits {
+        if splits.is_some_and(|splits| !splits.contains(&split)) {
+            continue;
+        }
+        for (name, entry) in tiles {
+            let path = packed_path(root, &split, &name);
+            if !path.is_file() {
+                index.problems.push(Problem { path, message: "missing: pack again".to_owned() });
+                continue;
+            }
+            let Sources { pre, post, mask } = entry.sources;
+            for (source, stamp) in [(&entry.pre, pre), (&entry.post, post), (&entry.mask, mask)] {
+                let source = list.root.join(source);
+                if root_is_there && Stamp::of(&source).ok() != Some(stamp) {
+                    let message = "changed since it was packed: pack again".to_owned();
+                    index.problems.push(Problem { path: source, message });
+                }
+            }
+            let files = |target| TileFiles { image: path.clone(), label: None, target };
+            let disaster = super::index::disaster(&name);
+            let (pre, post) = (files(None), files(Some(path.clone())));
+            index.tiles.push(Tile { split: split.clone(), disaster, name, pre, post });
+        }
+    }
+    index.problems.sort();
+    Ok(Some(index))
+}
+
+/// The mask of a packed tile.
+pub(super) fn read_mask(path: &Path, un_classified: UnClassified, max_pixels: u64) -> Result<Array2<u8>> {
+    let tile = PackedTile::open(path, max_pixels)?;
+    tile.mask(Window::whole(tile.size()), un_classified)
+}
+
+/// Reads all of a packed tile.
+pub(super) fn check(path: &Path, max_pixels: u64) -> Result<()> {
+    PackedTile::open(path, max_pixels)?.check()
+}
