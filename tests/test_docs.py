@@ -250,4 +250,4 @@ def test_the_pages_build_without_a_warning(tmp_path: Path) -> None:
     missing = [name for _, name in PUBLIC if f'.{name}"' not in reference]
     assert not missing
     assert "<blockquote>" not in reference, "a doctest outside a code block"
-    assert not re.search(r":(func|class|mod|meth|data):", reference), "a role that Markdown does not know"
+    assert not re.search(r":(func|class|mod|meth|data):|::</p>", reference), "markup that Markdown does not know"
