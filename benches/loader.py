@@ -6,7 +6,7 @@ Batches of 8 pairs, crop 512. Peers: torch's DataLoader with two workers, OpenCV
 XView2, where it is installed, with ready masks. Pixels and masks are compared before anything is timed. ROOT is a root
 of real tiles (default: RAREPIXEL_XBD_ROOT, else ../shared/xbd-sample); without one, tiles are made, whose PNGs our
 decoder reads faster than real ones, so only real tiles count. Prints a table and writes
-benches/results/<date>-<cpu>-loader.csv. """
+benches/results/<date>-<cpu>-loader.csv."""
 
 from __future__ import annotations
 

@@ -41,6 +41,15 @@ def test_help_does_not_import_torch():
     assert rarepixel(code=code).stdout.strip() == "False"
 
 
+def test_doctor_reports_every_part_and_fails_where_cuda_cannot_be_used():
+    pytest.importorskip("typer")
+    done = rarepixel("doctor")
+    for part in ("rarepixel", "torch", "CUDA driver", "devices", "NVRTC", "kernel cache", "self-test"):
+        assert part in done.stdout
+    assert done.returncode == int("NO " in done.stdout)
+    assert done.stderr == ""
+
+
 def test_without_typer_it_says_how_to_get_it():
     done = rarepixel("demo", code=without("typer"))
     assert done.returncode == 1

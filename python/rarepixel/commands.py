@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from . import __version__
+from . import __version__, doctor
 from .demo.options import DEFAULTS
 from .xbd.cli import application as xbd_application
 from .xbd.cli import score
@@ -47,6 +47,9 @@ def common(
     ] = False,
 ) -> None:
     """Losses and data for finding rare pixels."""
+
+
+application.command("doctor")(doctor.command)
 
 
 # Options are None where they were not given: with --resume they then come from the checkpoint, else from the defaults.
