@@ -54,8 +54,7 @@ class XBDLoader:
 
     ``pre`` and ``post`` are (N, 3, H, W), uint8 or, with ``normalize``, float32; ``mask`` is (N, H, W) uint8 class
     indices, as for :class:`rarepixel.xbd.XBDDataset`, whose samples these are with ``sampler="uniform"``. There are no
-    worker
-    processes: threads decode without the GIL, straight into the memory of the batch.
+    worker processes: threads decode without the GIL, straight into the memory of the batch.
 
     What a batch holds is a pure function of (seed, epoch, rank, world size), whatever the number of threads. Every pass
     over the loader is the next epoch, from 0 on, unless :meth:`set_epoch` says which. Every rank gets the same number
@@ -107,7 +106,7 @@ class XBDLoader:
 
     Memory is ``prefetch`` batches besides those you hold, and one decoded tile for each thread. Threads end with the
     pass: at its end, on ``break`` or an exception (as soon as the iterator is gone), by :meth:`close`, or with the
-        interpreter.
+    interpreter.
 
     >>> import tempfile
     >>> import rarepixel as rp
