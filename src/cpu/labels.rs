@@ -24,24 +24,16 @@ label!(u8, i16, i32, i64);
 
 /// `$body` with `$label` as the integer type that the view's labels have.
 macro_rules! with_labels {
+    (@as $integer:ty, $label:ident, $body:expr) => {{
+        type $label = $integer;
+        $body
+    }};
     ($view:expr, |$label:ident| $body:expr) => {
         match $view.dtype() {
-            DType::UInt8 => {
-                type $label = u8;
-                $body
-            }
-            DType::Int16 => {
-                type $label = i16;
-                $body
-            }
-            DType::Int32 => {
-                type $label = i32;
-                $body
-            }
-            DType::Int64 => {
-                type $label = i64;
-                $body
-            }
+            DType::UInt8 => with_labels!(@as u8, $label, $body),
+            DType::Int16 => with_labels!(@as i16, $label, $body),
+            DType::Int32 => with_labels!(@as i32, $label, $body),
+            DType::Int64 => with_labels!(@as i64, $label, $body),
             _ => unreachable!("checked by cpu::problem: labels are integers"),
         }
     };

@@ -62,36 +62,19 @@ modes! {
 
 /// `$body` with `$mode` as the mode of the pass over the terms of the spec.
 macro_rules! with_mode {
+    (@as $name:ident, $mode:ident, $body:expr) => {{
+        type $mode = $name;
+        $body
+    }};
     ($pass:expr, $spec:expr, |$mode:ident| $body:expr) => {
         match ($pass, $spec.pixel.is_some(), $spec.region.is_some()) {
-            (Pass::Reduce, true, false) => {
-                type $mode = ReducePixel;
-                $body
-            }
-            (Pass::Reduce, false, true) => {
-                type $mode = ReduceRegion;
-                $body
-            }
-            (Pass::Reduce, true, true) => {
-                type $mode = ReduceBoth;
-                $body
-            }
-            (Pass::Gradient, true, false) => {
-                type $mode = GradientPixel;
-                $body
-            }
-            (Pass::Gradient, false, true) => {
-                type $mode = GradientRegion;
-                $body
-            }
-            (Pass::Gradient, true, true) => {
-                type $mode = GradientBoth;
-                $body
-            }
-            (Pass::AtOnce, true, false) => {
-                type $mode = PixelAtOnce;
-                $body
-            }
+            (Pass::Reduce, true, false) => with_mode!(@as ReducePixel, $mode, $body),
+            (Pass::Reduce, false, true) => with_mode!(@as ReduceRegion, $mode, $body),
+            (Pass::Reduce, true, true) => with_mode!(@as ReduceBoth, $mode, $body),
+            (Pass::Gradient, true, false) => with_mode!(@as GradientPixel, $mode, $body),
+            (Pass::Gradient, false, true) => with_mode!(@as GradientRegion, $mode, $body),
+            (Pass::Gradient, true, true) => with_mode!(@as GradientBoth, $mode, $body),
+            (Pass::AtOnce, true, false) => with_mode!(@as PixelAtOnce, $mode, $body),
             _ => unreachable!("`validate` asks for a term, `is_one_pass` for no region"),
         }
     };
