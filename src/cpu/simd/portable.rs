@@ -21,13 +21,24 @@ macro_rules! fused {
     };
 }
 
+/// An array of what `f` gives for each lane.
+// Not `array::from_fn` or `map`: those were left as calls with closures, a lane at a time.
+#[inline(always)]
+fn each_lane<T: Copy + Default, const N: usize>(f: impl Fn(usize) -> T) -> [T; N] {
+    let mut lanes = [T::default(); N];
+    for (i, lane) in lanes.iter_mut().enumerate() {
+        *lane = f(i);
+    }
+    lanes
+}
+
 /// The parts of [`Real`] and [`Vector`] that are alike for both.
 macro_rules! lanes {
     ($name:ident, $element:ty, $lanes:literal, $exp:expr, $exp_m1:expr, $ln:expr, $ln_normal:expr) => {
         impl $name {
             #[inline(always)]
             fn zip(self, other: Self, f: impl Fn($element, $element) -> $element) -> Self {
-                Self(std::array::from_fn(|i| f(self.0[i], other.0[i])))
+                Self(each_lane(|i| f(self.0[i], other.0[i])))
             }
         }
         impl Add for $name {
@@ -62,7 +73,7 @@ macro_rules! lanes {
             type Output = Self;
             #[inline(always)]
             fn neg(self) -> Self {
-                Self(self.0.map(|a| -a))
+                Self(each_lane(|i| -self.0[i]))
             }
         }
         impl Real for $name {
@@ -73,7 +84,7 @@ macro_rules! lanes {
             }
             #[inline(always)]
             fn mul_add(self, factor: Self, term: Self) -> Self {
-                Self(std::array::from_fn(|i| fused!(self.0[i], factor.0[i], term.0[i])))
+                Self(each_lane(|i| fused!(self.0[i], factor.0[i], term.0[i])))
             }
             // As the x86 instructions: the second operand where one is nan.
             #[inline(always)]
@@ -86,7 +97,7 @@ macro_rules! lanes {
             }
             #[inline(always)]
             fn sqrt(self) -> Self {
-                Self(self.0.map(<$element>::sqrt))
+                Self(each_lane(|i| self.0[i].sqrt()))
             }
             #[inline(always)]
             fn exp(self) -> Self {
@@ -106,15 +117,15 @@ macro_rules! lanes {
             }
             #[inline(always)]
             fn equals(self, other: Self) -> Self::Mask {
-                std::array::from_fn(|i| self.0[i] == other.0[i])
+                each_lane(|i| self.0[i] == other.0[i])
             }
             #[inline(always)]
             fn greater(self, other: Self) -> Self::Mask {
-                std::array::from_fn(|i| self.0[i] > other.0[i])
+                each_lane(|i| self.0[i] > other.0[i])
             }
             #[inline(always)]
             fn select(mask: Self::Mask, yes: Self, no: Self) -> Self {
-                Self(std::array::from_fn(|i| if mask[i] { yes.0[i] } else { no.0[i] }))
+                Self(each_lane(|i| if mask[i] { yes.0[i] } else { no.0[i] }))
             }
         }
         impl Vector for $name {
@@ -157,15 +168,15 @@ lanes!(F32x4, f32, 4, elementary::exp, elementary::exp_m1, elementary::ln, eleme
 lanes!(F64x4, f64, 4, each_exp, each_exp_m1, each_ln, each_ln);
 
 fn each_exp(x: F64x4) -> F64x4 {
-    F64x4(x.0.map(f64::exp))
+    F64x4(each_lane(|i| x.0[i].exp()))
 }
 
 fn each_exp_m1(x: F64x4) -> F64x4 {
-    F64x4(x.0.map(f64::exp_m1))
+    F64x4(each_lane(|i| x.0[i].exp_m1()))
 }
 
 fn each_ln(x: F64x4) -> F64x4 {
-    F64x4(x.0.map(f64::ln))
+    F64x4(each_lane(|i| x.0[i].ln()))
 }
 
 /// 2^n for an integral n in [-126, 127].
@@ -187,10 +198,9 @@ impl SingleBits for F32x4 {
     #[inline(always)]
     fn split(self) -> (Self, Self) {
         const SQRT_HALF: i32 = 0x3f35_04f3;
-        let exponents = self.0.map(|x| (x.to_bits() as i32).wrapping_sub(SQRT_HALF) >> 23);
-        let mantissas = std::array::from_fn(|i| {
-            f32::from_bits((self.0[i].to_bits() as i32).wrapping_sub(exponents[i] << 23) as u32)
-        });
-        (Self(mantissas), Self(exponents.map(|e| e as f32)))
+        let exponents: [i32; 4] = each_lane(|i| (self.0[i].to_bits() as i32).wrapping_sub(SQRT_HALF) >> 23);
+        let mantissas =
+            each_lane(|i| f32::from_bits((self.0[i].to_bits() as i32).wrapping_sub(exponents[i] << 23) as u32));
+        (Self(mantissas), Self(each_lane(|i| exponents[i] as f32)))
     }
 }
