@@ -65,6 +65,10 @@ def demo(
     losses: Annotated[
         Losses | None, typer.Option(help="Ours, or the same in plain torch.", show_default=_default("losses"))
     ] = None,
+    multi_scale: Annotated[
+        bool | None,
+        typer.Option("--multi-scale", help="Deep supervision: losses at 1/8, 1/4 and full resolution."),
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Passes over the training tiles.", show_default=_default("epochs"))
     ] = None,
@@ -97,6 +101,7 @@ def demo(
         "output": output,
         "data": data,
         "losses": None if losses is None else losses.value,
+        "multi_scale": multi_scale,
         "epochs": epochs,
         "tiles": tiles,
         "size": size,

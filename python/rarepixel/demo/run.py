@@ -14,6 +14,7 @@ import rarepixel as rp
 
 from . import checkpoint, data, report
 from .interrupt import Interrupt
+from .losses import SCALE_NAMES
 from .options import Options, resolve
 from .training import Training, deterministic
 
@@ -95,6 +96,8 @@ def _summary(training: Training) -> str:
     parameters = sum(parameter.numel() for parameter in training.model.parameters())
     source = f"{options.tiles} synthetic tiles" if options.data is None else str(options.data)
     loss = "fused focal + macro Dice" if options.losses == "rarepixel" else "focal + macro Dice in plain torch"
+    if options.multi_scale:
+        loss += f" at scales {', '.join(SCALE_NAMES)}"
     return (
         f"rarepixel {rp.__version__}: {loss}; a Siamese U-Net of {parameters:,} parameters; {source}, "
         f"{len(data.train.indices)} to train on, {len(data.validation)} to validate"
