@@ -44,5 +44,12 @@ def test_bytes_and_floats_are_the_same_images():
     torch.testing.assert_close(model(pre, post), model(pre.float(), post.float()))
 
 
+def test_a_sample_is_judged_alone():
+    model = SiameseUNet(deep_supervision=True)  # in training mode
+    pre, post = torch.randint(0, 256, (2, 3, 3, 32, 32), dtype=torch.uint8)
+    for together, alone in zip(model(pre, post), model(pre[1:2], post[1:2]), strict=True):
+        torch.testing.assert_close(together[1:2], alone)
+
+
 def test_it_is_small():
     assert 100_000 < sum(parameter.numel() for parameter in SiameseUNet().parameters()) < 300_000

@@ -11,11 +11,15 @@ from torch import Tensor, nn
 # ImageNet's statistics, the usual ones for RGB images.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
+# Of channels that are normalised together.
+_GROUPS = 8
+
 
 def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
-        nn.BatchNorm2d(outputs),
+        # Of one sample alone, so that how a batch is shared out over processes changes nothing.
+        nn.GroupNorm(_GROUPS, outputs),
         nn.SiLU(),
     )
 
@@ -29,7 +33,7 @@ class SiameseUNet(nn.Module):
 
     Args:
         num_classes: C.
-        widths: channels at 1/2, 1/4, 1/8, ... of the resolution.
+        widths: channels at 1/2, 1/4, 1/8, ... of the resolution, multiples of 8.
         deep_supervision: whether the decoder's other scales (1/8 and 1/4 with the defaults) have heads of their own.
     """
 
