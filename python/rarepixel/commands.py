@@ -82,7 +82,7 @@ def demo(
         int | None, typer.Option(help="Side of the crops trained on.", show_default=_default("crop"))
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Crops in a batch.", show_default=_default("batch_size"))
+        int | None, typer.Option(help="Crops in a batch, of all processes.", show_default=_default("batch_size"))
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default=_default("lr"))] = None,
     seed: Annotated[
@@ -95,7 +95,8 @@ def demo(
 ) -> None:
     """Train a Siamese damage model on synthetic (or real) xBD tiles and show what it learns.
 
-    Writes checkpoint.pt, history.csv, curves.png and predictions.png. Ctrl-C saves a checkpoint first.
+    Writes checkpoint.pt, history.csv, curves.png and predictions.png. Ctrl-C saves a checkpoint first. On several
+    processes: torchrun --nproc-per-node 2 -m rarepixel demo; they share each batch.
     """
     given = {
         "output": output,

@@ -13,6 +13,8 @@ from torch import Tensor
 
 import rarepixel as rp
 
+from .options import Options
+
 # Maps of logits, the largest last, and the mask, to the loss and its part from each map, which are for the log.
 Criterion: TypeAlias = Callable[[Sequence[Tensor], Tensor], tuple[Tensor, Tensor]]
 
@@ -30,13 +32,18 @@ STAGES: tuple[Mapping[str, Any], ...] = (
 SCALE_NAMES = tuple(str(Fraction(stage["scale"])) for stage in STAGES)
 
 
-def make_criterion(losses: str, multi_scale: bool = False) -> Criterion:
-    """The loss of one map or of three: fused (``"rarepixel"``) or op by op in torch (``"torch"``)."""
+def make_criterion(losses: str, multi_scale: bool = False, sync: bool = False) -> Criterion:
+    """The loss of one map or of three: fused (``"rarepixel"``) or op by op in torch (``"torch"``).
+
+    With `sync` it is that of the batches of all processes together, which the plain torch losses do not have.
+    """
     if losses == "torch":
+        if sync:
+            raise ValueError("--losses: got torch on several processes, expected rarepixel, which adds up over them")
         return partial(_composed, STAGES if multi_scale else STAGES[-1:])
     if multi_scale:
-        return rp.MultiScaleLoss(STAGES, ignore_index=rp.xbd.IGNORE_INDEX, return_stages=True)
-    fused = rp.DiceFocalLoss(**FOCAL, **DICE, ignore_index=rp.xbd.IGNORE_INDEX)
+        return rp.MultiScaleLoss(STAGES, ignore_index=rp.xbd.IGNORE_INDEX, return_stages=True, sync=sync)
+    fused = rp.DiceFocalLoss(**FOCAL, **DICE, ignore_index=rp.xbd.IGNORE_INDEX, sync=sync)
 
     def of_one_map(maps: Sequence[Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
         loss = fused(maps[-1], mask)
@@ -64,7 +71,8 @@ def _composed(stages: Sequence[Mapping[str, Any]], maps: Sequence[Tensor], mask:
 
 
 class TimedLoss:
-    """Runs a criterion forward and backward on its own, so that its time is told from the model's.
+    """Runs the loss forward and backward on its own, so that its time is told from the model's.
+    With several processes that includes the wait for the others.
 
     The loss is computed in float64 and its gradient rounded to bfloat16, as mixed precision does. Training multiplies
     rounding noise ten thousandfold: in float32 two correct losses, equal to 1e-7, are 1e-3 apart after a few epochs.
@@ -73,15 +81,16 @@ class TimedLoss:
     float32 is the natural choice.
     """
 
-    def __init__(self, criterion: Criterion) -> None:
-        self.criterion = criterion
+    def __init__(self, options: Options, sync: bool = False) -> None:
+        self._training = make_criterion(options.losses, options.multi_scale, sync)
+        self._validation = make_criterion(options.losses, options.multi_scale)
         self.seconds = 0.0
 
     def backward(self, maps: Sequence[Tensor], mask: Tensor) -> list[float]:
         """The loss and its part from each map; the gradient goes on through the graphs of the maps."""
         leaves = [logits.detach().double().requires_grad_() for logits in maps]
         start = time.perf_counter()
-        loss, parts = self.criterion(leaves, mask)
+        loss, parts = self._training(leaves, mask)
         gradients = torch.autograd.grad(loss, leaves)
         self.seconds += time.perf_counter() - start
         rounded = [gradient.bfloat16().to(logits.dtype) for gradient, logits in zip(gradients, maps, strict=True)]
@@ -90,5 +99,5 @@ class TimedLoss:
 
     @torch.no_grad()
     def value(self, maps: Sequence[Tensor], mask: Tensor) -> float:
-        """The loss alone, not timed."""
-        return self.criterion([logits.double() for logits in maps], mask)[0].item()
+        """The loss alone, not timed, and of this process alone."""
+        return self._validation([logits.double() for logits in maps], mask)[0].item()

@@ -5,15 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 import rarepixel as rp
 
+from . import ranks
 from .data import Data
-from .losses import SCALE_NAMES, TimedLoss, make_criterion
+from .losses import SCALE_NAMES, TimedLoss
 from .model import SiameseUNet
 from .options import Options
 
@@ -40,12 +44,16 @@ class Training:
         self.data = data
         model = SiameseUNet(len(rp.xbd.CLASS_NAMES), deep_supervision=options.multi_scale)
         self.model = model.to(memory_format=torch.channels_last)
+        # What the batches go through: it averages the gradients of several processes.
+        self.parallel: torch.nn.Module = self.model
+        if ranks.are_several():
+            self.parallel = DistributedDataParallel(self.model)
         # A large epsilon keeps weights with almost no gradient still, instead of walking on rounding noise.
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=options.lr, weight_decay=1e-2, eps=1e-5)
         self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, max_lr=options.lr, total_steps=options.epochs * len(data.train), pct_start=0.2
         )
-        self.loss = TimedLoss(make_criterion(options.losses, options.multi_scale))
+        self.loss = TimedLoss(options, sync=ranks.are_several())
         self.history: list[Row] = []
         self.batch = 0  # of the epoch in progress
         self._reset_epoch()
@@ -76,7 +84,7 @@ class Training:
         start = time.perf_counter()
         for pre, post, mask in self.data.train.epoch(self.epoch, self.batch):
             self.optimizer.zero_grad()
-            losses = self.loss.backward(self.model(pre, post), mask)
+            losses = self.loss.backward(self.parallel(pre, post), mask)
             # Without deep supervision the one map's part is the loss itself.
             self.total_losses = [total + loss for total, loss in zip(self.total_losses, losses, strict=False)]
             self.optimizer.step()
@@ -102,8 +110,10 @@ class Training:
             advance()
             if interrupted():
                 return False
+        everybody = ranks.gathered((sum(losses), matrix))
         self.seconds += time.perf_counter() - start
-        self.history.append(self._row(sum(losses) / len(losses), matrix))
+        validation_loss = sum(losses for losses, _ in everybody) / len(self.data.validation)
+        self.history.append(self._row(validation_loss, reduce(add, (matrix for _, matrix in everybody))))
         self._reset_epoch()
         return True
 
