@@ -11,7 +11,9 @@ use criterion::{Criterion, Throughput};
 use half::{bf16, f16};
 use rarepixel::cpu::simd::InstructionSet;
 use rarepixel::cpu::{Problem, Target};
-use rarepixel::loss::spec::{Absent, Average, DiceTerm, LossSpec, PixelLoss, ProbabilityOfTarget, Reduction};
+use rarepixel::loss::spec::{
+    Absent, Average, LossSpec, Overlap, PixelLoss, ProbabilityOfTarget, Reduction, RegionTerm,
+};
 use rarepixel::tensor::{DType, View};
 
 const CLASSES: usize = 5;
@@ -187,14 +189,15 @@ fn training(problem: &Problem<'_>, gradient: View<'_>) -> f64 {
 fn losses() -> [(&'static str, LossSpec); 4] {
     let cross_entropy = PixelLoss::CrossEntropy { label_smoothing: 0.0 };
     let focal = PixelLoss::Focal { gamma: 2.0, pt: ProbabilityOfTarget::Softmax };
-    let dice = DiceTerm {
+    let dice = RegionTerm {
+        overlap: Overlap::Dice,
         smooth: SMOOTH,
         average: Average::Macro,
         per_sample: false,
         include_background: true,
         absent: Absent::Count,
     };
-    let spec = |pixel: Option<PixelLoss>, region: Option<DiceTerm>| LossSpec {
+    let spec = |pixel: Option<PixelLoss>, region: Option<RegionTerm>| LossSpec {
         pixel: pixel.map(|pixel| (pixel, 1.0)),
         region: region.map(|region| (region, 1.0)),
         ignore_index: -100,

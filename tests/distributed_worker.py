@@ -37,6 +37,7 @@ def losses(sync: bool) -> list[torch.nn.Module]:
         rp.CrossEntropyLoss(weights, **chosen),
         rp.FocalLoss(weights, **chosen),
         rp.DiceLoss(average="macro", **chosen),
+        rp.TverskyLoss(0.3, 0.7, weight=weights, **chosen),
         rp.DiceFocalLoss(weights, average="macro", **chosen),
         rp.MultiScaleLoss([{"focal": {}, "dice": {"average": "macro"}}], "nearest", 255, sync=sync),
     ]

@@ -3,7 +3,9 @@
 use proptest::prelude::*;
 use rarepixel::cpu::simd::InstructionSet;
 use rarepixel::cpu::{Problem, Target};
-use rarepixel::loss::spec::{Absent, Average, DiceTerm, LossSpec, PixelLoss, ProbabilityOfTarget, Reduction};
+use rarepixel::loss::spec::{
+    Absent, Average, LossSpec, Overlap, PixelLoss, ProbabilityOfTarget, Reduction, RegionTerm,
+};
 use rarepixel::tensor::{DType, View};
 
 const IGNORED: i64 = 255;
@@ -31,7 +33,7 @@ impl Batch {
         e.iter().map(|e| e / sum).collect()
     }
 
-    /// Cross entropy, focal (gamma, weighted) and macro Dice, from their definitions.
+    /// Cross entropy, focal (gamma, weighted), macro Dice and macro Tversky, from their definitions.
     fn naive(&self, spec: &LossSpec, weight: &[f64]) -> f64 {
         let (mut loss, mut weights, mut valid) = (0.0, 0.0, 0.0);
         let mut sums = vec![[0.0; 3]; self.classes];
@@ -71,9 +73,12 @@ impl Batch {
         {
             total += factor * loss / denominator;
         }
-        if let Some((dice, factor)) = spec.region {
-            let s = dice.smooth;
-            let of = |sums: &[f64; 3]| 1.0 - (2.0 * sums[0] + s) / (sums[1] + sums[2] + s);
+        if let Some((region, factor)) = spec.region {
+            let s = region.smooth;
+            let of = |&[i, p, t]: &[f64; 3]| match region.overlap {
+                Overlap::Dice => 1.0 - (2.0 * i + s) / (p + t + s),
+                Overlap::Tversky { alpha, beta } => 1.0 - (i + s) / (i + alpha * (p - i) + beta * (t - i) + s),
+            };
             total += factor * sums.iter().map(of).sum::<f64>() / self.classes as f64;
         }
         total
@@ -126,15 +131,19 @@ fn specs() -> impl Strategy<Value = LossSpec> {
         }),
         Just(None),
     ];
-    let dice = DiceTerm {
-        smooth: 1e-3,
-        average: Average::Macro,
-        per_sample: false,
-        include_background: true,
-        absent: Absent::Count,
-    };
-    (pixel, any::<bool>()).prop_map(move |(pixel, region)| LossSpec {
-        region: (region || pixel.is_none()).then_some((dice, 0.7)),
+    let overlap = prop_oneof![Just(Overlap::Dice), Just(Overlap::Tversky { alpha: 0.3, beta: 1.2 })];
+    (pixel, any::<bool>(), overlap).prop_map(move |(pixel, region, overlap)| LossSpec {
+        region: (region || pixel.is_none()).then_some((
+            RegionTerm {
+                overlap,
+                smooth: 1e-3,
+                average: Average::Macro,
+                per_sample: false,
+                include_background: true,
+                absent: Absent::Count,
+            },
+            0.7,
+        )),
         pixel: pixel.map(|pixel| (pixel, 1.3)),
         ignore_index: IGNORED,
         reduction: Reduction::Mean,

@@ -85,6 +85,14 @@ class TestMonai:
         ours = rp.dice_loss(logits, target, smooth=1e-5, average="macro", weight=WEIGHT)
         same(ours, theirs * CLASSES / WEIGHT.sum())
 
+    def test_tversky(self, losses) -> None:
+        logits, target = batch(absent=2)
+        options = {"to_onehot_y": True, "softmax": True, "batch": True}
+        theirs = losses.TverskyLoss(**options, alpha=0.3, beta=0.7)(logits, target[:, None])
+        same(rp.tversky_loss(logits, target, 0.3, 0.7, smooth=1e-5), theirs)
+        theirs = losses.DiceLoss(**options, jaccard=True)(logits, target[:, None])
+        same(rp.tversky_loss(logits, target, 1.0, 1.0, smooth=0.5e-5), theirs)
+
     def test_dice_and_cross_entropy(self, losses) -> None:
         logits, target = batch()
         theirs = losses.DiceCELoss(to_onehot_y=True, softmax=True, batch=True)(logits, target[:, None])
@@ -141,6 +149,13 @@ class TestSegmentationModels:
         theirs = losses.DiceLoss("multiclass", ignore_index=255)(logits, target)
         same(rp.dice_loss(logits, target, smooth=0.0, average="macro", ignore_index=255), theirs)
 
+    def test_tversky(self, losses) -> None:
+        logits, target = batch()
+        theirs = losses.TverskyLoss("multiclass", alpha=0.3, beta=0.7)(logits, target)
+        same(rp.tversky_loss(logits, target, 0.3, 0.7, smooth=0.0), theirs)
+        theirs = losses.TverskyLoss("multiclass", alpha=0.3, beta=0.7, gamma=1.5)(logits, target)
+        same(rp.tversky_loss(logits, target, 0.3, 0.7, smooth=0.0) ** 1.5, theirs)
+
 
 class TestKornia:
     """kornia 0.9."""
@@ -176,6 +191,11 @@ class TestKornia:
         theirs = losses.DiceLoss("macro", weight=weight)(logits, target)
         options = {"smooth": 0.0, "average": "macro", "per_sample": True, "absent": "skip"}
         same(rp.dice_loss(logits, target, weight=weight, **options), theirs)
+
+    def test_tversky_is_by_sample_over_classes_that_are_there(self, losses) -> None:
+        logits, target = batch(absent=2)
+        theirs = losses.TverskyLoss(alpha=0.3, beta=0.7)(logits, target)
+        same(rp.tversky_loss(logits, target, 0.3, 0.7, smooth=0.0, per_sample=True, absent="skip"), theirs)
 
 
 class TestOwn:

@@ -30,7 +30,7 @@ def plain(
     input, matched = reference.matched(input, target, mode, corners, chosen["ignore_index"])
     if mode == "area":
         chosen["valid"] = matched.sum(1) > 0
-    weights = {key: torch.tensor(chosen[key]) for key in ("weight", "alpha") if key in chosen}
+    weights = {key: torch.tensor(chosen[key]) for key in ("weight", "alpha") if isinstance(chosen.get(key), list)}
     loss: torch.Tensor = getattr(reference, name)(input, matched, **{**chosen, **weights})
     return loss
 
@@ -47,28 +47,31 @@ def test_every_mode_equals_the_composition(mode: str, precision: Precision, data
     logits = torch.randn(samples, classes, *small, generator=generator, dtype=torch.float64) * 3
     target = torch.randint(classes, (samples, *full), generator=generator)
     target[torch.rand(target.shape, generator=generator) < data.draw(st.sampled_from([0.0, 0.2, 0.95]))] = 255
-    name = data.draw(st.sampled_from(["cross_entropy", "dice_loss"] + ["focal_loss"] * (mode != "area")))
+    regions = {"dice_loss": "dice", "tversky_loss": "tversky"}
+    name = data.draw(st.sampled_from(["cross_entropy", *regions] + ["focal_loss"] * (mode != "area")))
     chosen: dict[str, Any] = {"ignore_index": 255}
-    if name == "dice_loss":
+    if name in regions:
         chosen |= {"average": data.draw(st.sampled_from(["micro", "macro"])), "per_sample": data.draw(st.booleans())}
     else:
         chosen["reduction"] = data.draw(st.sampled_from(["mean", "sum", "none"]))
         if data.draw(st.booleans()):
             chosen["weight" if name == "cross_entropy" else "alpha"] = [0.5 + c for c in range(classes)]
+    if name == "tversky_loss":
+        chosen |= {"alpha": 0.3, "beta": 0.9}
     if name == "cross_entropy":
         chosen["label_smoothing"] = data.draw(st.sampled_from([0.0, 0.1]))
     corners = data.draw(st.booleans())
     layout = data.draw(st.sampled_from(["contiguous", "channels_last", "channel_slice"]))
     rounded = laid_out(logits.to(precision.dtype), layout)
     input, truth_input = rounded.detach().requires_grad_(), rounded.detach().double().requires_grad_()
-    kind = {"cross_entropy": "cross_entropy", "focal_loss": "focal", "dice_loss": "none"}[name]
-    weight = chosen.get("weight", chosen.get("alpha"))
+    kind = {"cross_entropy": "cross_entropy", "focal_loss": "focal"}.get(name, "none")
+    weight = chosen.get("alpha" if name == "focal_loss" else "weight")
     options = Options(
         pixel=kind,
-        region="dice" if name == "dice_loss" else "none",
+        region=regions.get(name, "none"),
         target_mode=mode,
         align_corners=corners,
-        **{key: value for key, value in chosen.items() if key not in ("weight", "alpha")},
+        **{key: value for key, value in chosen.items() if key != "weight" and (key, name) != ("alpha", "focal_loss")},
     )
     loss = ops.loss(input, target, options, weight)
     truth = plain(name, truth_input, target, mode, corners, **chosen)
@@ -151,8 +154,11 @@ def test_stages_from_dicts() -> None:
     ]
     maps = [torch.randn(1, 5, s, s) for s in (8, 32)]
     target = torch.randint(5, (1, 32, 32))
-    got = rp.multi_scale_loss(maps, target, config)
     small = F.interpolate(target[:, None].double(), (8, 8), mode="nearest-exact")[:, 0].long()
+    region = {"alpha": 0.3, "beta": 0.7, "weight": ALPHA}
+    got = rp.multi_scale_loss(maps[:1], target, [{"tversky": {**region, "factor": 2.0}}])
+    torch.testing.assert_close(got, 2 * rp.tversky_loss(maps[0], small, **region))
+    got = rp.multi_scale_loss(maps, target, config)
     expected = 0.5 * rp.focal_loss(maps[0], small, ALPHA, 1.0) + 2 * rp.cross_entropy(maps[1], target, ALPHA)
     torch.testing.assert_close(got, expected)
 
@@ -202,8 +208,10 @@ def maps_of(*sizes: int) -> list[torch.Tensor]:
             lambda: rp.multi_scale_loss(maps_of(2, 4, 16), TARGET, target_mode="area"),
             r'target_mode: got "area", expected',
         ),
-        (lambda: rp.Stage(), "got no term, expected cross_entropy, focal or dice"),
+        (lambda: rp.Stage(), "got no term, expected cross_entropy, focal, dice or tversky"),
         (lambda: rp.Stage(focal={}, cross_entropy={}), "got cross_entropy and focal, expected one of them"),
+        (lambda: rp.Stage(dice={}, tversky={}), "got dice and tversky, expected one of them"),
+        (lambda: rp.Stage(dice={"alpha": 0.3}), "dice: got alpha, expected some of smooth, average"),
         (lambda: rp.Stage(focal={"gama": 2}), "focal: got gama, expected some of alpha, gamma"),
         (lambda: rp.Stage(focal={"gamma": -2}), "gamma: got -2"),
         (lambda: rp.Stage(focal={}, scale=0.0), "scale: got 0.0, expected a number above 0"),

@@ -20,6 +20,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("focal_loss", {"alpha": np.array([1.0, 2.0, 3.0]), "gamma": 1.5, "reduction": "sum"}),
     ("focal_loss", {"pt": "weighted_ce", "reduction": "none", "ignore_index": 2}),
     ("dice_loss", {"average": "macro", "weight": [1.0, 2.0, 3.0], "per_sample": True}),
+    ("tversky_loss", {"alpha": 0.3, "beta": 0.7, "weight": [1.0, 2.0, 3.0]}),
     ("dice_focal_loss", {"lambda_dice": 0.5, "absent": "skip", "average": "macro"}),
 ]
 

@@ -20,7 +20,8 @@ from rarepixel.options import Options
 from support import gradient_of
 
 Loss = Callable[..., torch.Tensor]
-ALL = [rp.cross_entropy, rp.focal_loss, rp.dice_loss, rp.dice_focal_loss]
+REGION_LOSSES = [rp.dice_loss, rp.tversky_loss]
+ALL = [rp.cross_entropy, rp.focal_loss, *REGION_LOSSES, rp.dice_focal_loss]
 
 
 def batch(dtype: torch.dtype = torch.float32, size: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
@@ -38,6 +39,8 @@ GRADCHECKED: list[tuple[Loss, dict[str, Any]]] = [
     (rp.focal_loss, {"gamma": 0.5, "pt": "weighted_ce", "alpha": [1.0, 2.0, 0.5, 3.0]}),
     (rp.dice_loss, {"average": "macro", "per_sample": True, "absent": "skip"}),
     (rp.dice_loss, {"smooth": 1.0, "weight": [1.0, 2.0, 0.5, 3.0], "include_background": False}),
+    (rp.tversky_loss, {"alpha": 0.3, "beta": 0.9, "smooth": 0.1, "weight": [1.0, 2.0, 0.5, 3.0]}),
+    (rp.tversky_loss, {"alpha": 1.5, "beta": 0.0, "average": "micro", "include_background": False}),
     (rp.dice_focal_loss, {"average": "macro", "lambda_dice": 2.0, "lambda_focal": 0.3}),
 ]
 
@@ -47,7 +50,7 @@ def test_gradcheck(loss_fn: Loss, options: dict[str, Any]) -> None:
     logits, target = batch(torch.float64, size=4)
     assert torch.autograd.gradcheck(lambda z: loss_fn(z, target, **options), (logits,))
     soft = torch.rand(2, 4, 4, 4, dtype=torch.float64)
-    if loss_fn is rp.dice_loss:
+    if loss_fn in REGION_LOSSES:
         assert torch.autograd.gradcheck(lambda z: loss_fn(z, soft, **options), (logits,))
 
 
@@ -55,6 +58,7 @@ OPCHECKED = [
     Options(pixel="cross_entropy", label_smoothing=0.1),
     Options(pixel="focal", reduction="none"),
     Options(region="dice", average="macro", per_sample=True),
+    Options(region="tversky", alpha=0.3, beta=0.7),
     Options(pixel="focal", region="dice"),
 ]
 
@@ -72,11 +76,11 @@ def test_opcheck(options: Options, dtype: torch.dtype, layout: torch.memory_form
 @pytest.mark.parametrize("loss_fn", ALL)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_compile_fullgraph_equals_eager(loss_fn: Loss, layout: torch.memory_format) -> None:
+    torch.compiler.reset()  # `step` is one function to the compiler, and it compiles one only so many times
     logits, target = batch()
     logits = logits.detach().contiguous(memory_format=layout).requires_grad_()
-    weights = (
-        {} if loss_fn is rp.dice_loss else {"weight" if loss_fn is rp.cross_entropy else "alpha": [1.0, 2.0, 3.0, 4.0]}
-    )
+    name = "alpha" if loss_fn in (rp.focal_loss, rp.dice_focal_loss) else "weight"
+    weights = {name: [1.0, 2.0, 3.0, 4.0]}
 
     def step(z: torch.Tensor) -> torch.Tensor:
         return loss_fn(2 * z, target, **weights)

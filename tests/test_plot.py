@@ -117,6 +117,13 @@ def test_loss_curves_draw_the_history():
         assert losses.lines[0].get_marker() != losses.lines[1].get_marker()
 
 
+def test_loss_curves_draw_the_parts_of_a_loss_too():
+    history = [{"epoch": 1, "train_loss": 3.0, "train_loss_1/8": 1.0, "train_loss_1": 2.0, "loss_seconds": 9.0}]
+    (axes,) = rp.plot.loss_curves(history).axes
+    assert [line.get_label() for line in axes.lines] == ["train loss", "train loss 1/8", "train loss 1"]
+    np.testing.assert_allclose([line.get_ydata()[0] for line in axes.lines], [3, 1, 2])
+
+
 def test_loss_curves_name_a_bad_history():
     for history in ([], [{"train_loss": 1.0}], [{"epoch": 1}]):
         with pytest.raises(ValueError, match=r"history: got columns .*, expected epoch and train_loss"):

@@ -15,8 +15,8 @@ from .weights import class_weights
 
 if TYPE_CHECKING:
     from . import functional, losses, ops, reference
-    from .functional import cross_entropy, dice_focal_loss, dice_loss, focal_loss
-    from .losses import CrossEntropyLoss, DiceFocalLoss, DiceLoss, FocalLoss
+    from .functional import cross_entropy, dice_focal_loss, dice_loss, focal_loss, tversky_loss
+    from .losses import CrossEntropyLoss, DiceFocalLoss, DiceLoss, FocalLoss, TverskyLoss
     from .multi_scale import MultiScaleLoss, Stage, multi_scale_loss
 
 __version__: str = build_info()["version"]
@@ -28,6 +28,7 @@ __all__ = [
     "FocalLoss",
     "MultiScaleLoss",
     "Stage",
+    "TverskyLoss",
     "__version__",
     "build_info",
     "class_weights",
@@ -43,14 +44,15 @@ __all__ = [
     "ops",
     "plot",
     "reference",
+    "tversky_loss",
     "xbd",
 ]
 
 # Where the names live that need torch.
 _LAZY = {
-    **dict.fromkeys(["cross_entropy", "dice_focal_loss", "dice_loss", "focal_loss"], "functional"),
+    **dict.fromkeys(["cross_entropy", "dice_focal_loss", "dice_loss", "focal_loss", "tversky_loss"], "functional"),
     **dict.fromkeys(["MultiScaleLoss", "Stage", "multi_scale_loss"], "multi_scale"),
-    **dict.fromkeys(["CrossEntropyLoss", "DiceFocalLoss", "DiceLoss", "FocalLoss"], "losses"),
+    **dict.fromkeys(["CrossEntropyLoss", "DiceFocalLoss", "DiceLoss", "FocalLoss", "TverskyLoss"], "losses"),
 }
 _LAZY_MODULES = {"functional", "losses", "ops", "reference"}
 

@@ -59,6 +59,8 @@ class LossSpec:
         label_smoothing: float,
         region: str,
         lambda_region: float,
+        alpha: float,
+        beta: float,
         smooth: float,
         average: str,
         per_sample: bool,

@@ -65,6 +65,10 @@ def demo(
     losses: Annotated[
         Losses | None, typer.Option(help="Ours, or the same in plain torch.", show_default=_default("losses"))
     ] = None,
+    multi_scale: Annotated[
+        bool | None,
+        typer.Option("--multi-scale", help="Deep supervision: losses at 1/8, 1/4 and full resolution."),
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Passes over the training tiles.", show_default=_default("epochs"))
     ] = None,
@@ -78,7 +82,7 @@ def demo(
         int | None, typer.Option(help="Side of the crops trained on.", show_default=_default("crop"))
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Crops in a batch.", show_default=_default("batch_size"))
+        int | None, typer.Option(help="Crops in a batch, of all processes.", show_default=_default("batch_size"))
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default=_default("lr"))] = None,
     seed: Annotated[
@@ -91,12 +95,14 @@ def demo(
 ) -> None:
     """Train a Siamese damage model on synthetic (or real) xBD tiles and show what it learns.
 
-    Writes checkpoint.pt, history.csv, curves.png and predictions.png. Ctrl-C saves a checkpoint first.
+    Writes checkpoint.pt, history.csv, curves.png and predictions.png. Ctrl-C saves a checkpoint first. On several
+    processes: torchrun --nproc-per-node 2 -m rarepixel demo; they share each batch.
     """
     given = {
         "output": output,
         "data": data,
         "losses": None if losses is None else losses.value,
+        "multi_scale": multi_scale,
         "epochs": epochs,
         "tiles": tiles,
         "size": size,

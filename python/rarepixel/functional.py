@@ -31,7 +31,7 @@ from torch import Tensor
 from . import options
 from .ops import Sync, loss
 
-__all__ = ["cross_entropy", "dice_focal_loss", "dice_loss", "focal_loss"]
+__all__ = ["cross_entropy", "dice_focal_loss", "dice_loss", "focal_loss", "tversky_loss"]
 
 
 def cross_entropy(
@@ -244,6 +244,72 @@ def dice_focal_loss(
     """
     focal = options.focal_loss(gamma, ignore_index, reduction, pt)
     dice = options.dice_loss(smooth, average, per_sample, include_background, absent, ignore_index)
-    chosen = options.dice_focal_loss(focal, dice, lambda_focal, lambda_dice)
+    chosen = options.combined(focal, dice, lambda_focal, lambda_dice)
     chosen = options.upsampled(chosen, upsample, align_corners)
     return loss(input, target, chosen, alpha, dice_weight, weight_names=("alpha", "dice_weight"), sync=sync)
+
+
+def tversky_loss(
+    input: Tensor,
+    target: Tensor,
+    alpha: float = 0.5,
+    beta: float = 0.5,
+    smooth: float = 1e-6,
+    average: str = "macro",
+    per_sample: bool = False,
+    include_background: bool = True,
+    absent: str = "count",
+    weight: Tensor | Sequence[float] | None = None,
+    ignore_index: int = -100,
+    *,
+    upsample: bool = False,
+    align_corners: bool = False,
+    sync: Sync = False,
+) -> Tensor:
+    """Soft Tversky loss: Dice in which false positives and false negatives weigh differently.
+
+    With TP_c = sum p_c y_c, FP_c = sum p_c (1 - y_c) and FN_c = sum (1 - p_c) y_c over the valid pixels (of the batch,
+    or of each sample), and s = smooth::
+
+        R = (TP + s) / (TP + alpha FP + beta FN + s)
+
+        average="micro":  1 - R of sum_c w_c TP_c, sum_c w_c FP_c and sum_c w_c FN_c
+        average="macro":  sum_c w_c (1 - R_c) / sum_c w_c
+
+    ``beta`` above ``alpha`` asks for recall: a missed pixel of a rare class costs more than a false alarm (0.3 and 0.7
+    in the source). alpha = beta = 0.5 is :func:`dice_loss` with twice the ``smooth``, alpha = beta = 1 the Jaccard
+    (IoU) loss. Unlike there the default is macro: in micro over all classes what one class has too much is what another
+    lacks, FP = FN, so that alpha and beta count by their sum only.
+
+    Args:
+        input: logits, (N, C, \\*spatial).
+        target: class indices, (N, \\*spatial), or one-hot or soft shares, (N, C, \\*spatial), as in :func:`dice_loss`.
+        alpha: the weight of false positives, at least 0.
+        beta: the weight of false negatives, at least 0. With 0 take a ``smooth`` above 0: else a class that is predicted
+            almost nowhere has a derivative without bound.
+        smooth: added to numerator and denominator; at least 0. 0 / 0 counts as a perfect match.
+        average: ``"macro"``: the mean of the loss of each class; ``"micro"``: one loss of the sums over all classes.
+        per_sample: as in :func:`dice_loss`.
+        include_background: as in :func:`dice_loss`.
+        absent: as in :func:`dice_loss`.
+        weight: one finite weight of at least 0 for each class; default: all 1.
+        ignore_index: label of pixels that do not count.
+
+    Returns:
+        A scalar.
+
+    Example:
+        >>> import torch, rarepixel as rp
+        >>> logits = torch.tensor([[[4.0, 4.0, -4.0, -4.0], [-4.0, -4.0, 4.0, 4.0]]])
+        >>> missed = torch.tensor([[0, 1, 1, 1]])  # one pixel of class 1 is not found
+        >>> rp.tversky_loss(logits, missed, alpha=0.3, beta=0.7, include_background=False)
+        tensor(0.2594)
+        >>> rp.tversky_loss(logits, missed, alpha=0.7, beta=0.3, include_background=False)
+        tensor(0.1306)
+
+    Source: Salehi et al., Tversky loss function for image segmentation using 3D fully convolutional deep networks,
+    MLMI 2017.
+    """
+    chosen = options.tversky_loss(alpha, beta, smooth, average, per_sample, include_background, absent, ignore_index)
+    chosen = options.upsampled(chosen, upsample, align_corners)
+    return loss(input, target, chosen, None, weight, weight_names=("alpha", "weight"), sync=sync)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from . import functional
 from .ops import Sync
 
-__all__ = ["CrossEntropyLoss", "DiceFocalLoss", "DiceLoss", "FocalLoss"]
+__all__ = ["CrossEntropyLoss", "DiceFocalLoss", "DiceLoss", "FocalLoss", "TverskyLoss"]
 
 
 class _Loss(nn.Module):
@@ -203,3 +203,49 @@ class DiceFocalLoss(_Loss):
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """See :func:`rarepixel.dice_focal_loss`."""
         return functional.dice_focal_loss(input, target, **self._options())
+
+
+class TverskyLoss(_Loss):
+    """:func:`rarepixel.tversky_loss` as a module; the arguments are its own.
+
+    Example:
+        >>> import torch, rarepixel as rp
+        >>> criterion = rp.TverskyLoss(alpha=0.3, beta=0.7)
+        >>> criterion(torch.zeros(1, 2, 4, 4), torch.ones(1, 4, 4, dtype=torch.uint8))
+        tensor(0.7059)
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.5,
+        beta: float = 0.5,
+        smooth: float = 1e-6,
+        average: str = "macro",
+        per_sample: bool = False,
+        include_background: bool = True,
+        absent: str = "count",
+        weight: Tensor | Sequence[float] | None = None,
+        ignore_index: int = -100,
+        *,
+        upsample: bool = False,
+        align_corners: bool = False,
+        sync: Sync = False,
+    ) -> None:
+        super().__init__(
+            {"weight": weight},
+            {
+                "alpha": alpha,
+                "beta": beta,
+                "smooth": smooth,
+                "average": average,
+                "per_sample": per_sample,
+                "include_background": include_background,
+                "absent": absent,
+                "ignore_index": ignore_index,
+            },
+            {"upsample": upsample, "align_corners": align_corners, "sync": sync},
+        )
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """See :func:`rarepixel.tversky_loss`."""
+        return functional.tversky_loss(input, target, **self._options())

@@ -28,11 +28,12 @@ class Stage:
         focal: arguments of :func:`rarepixel.focal_loss`, or None. A stage has cross entropy or focal, not both.
         dice: arguments of :func:`rarepixel.dice_loss`, or None.
         scale: the map's height and width as a fraction of the target's, checked against the shapes; None for any.
+        tversky: arguments of :func:`rarepixel.tversky_loss`, or None. A stage has Dice or Tversky, not both.
 
     Each term may also have ``"factor"``, the number before it (default 1). ``ignore_index`` is the whole loss's.
 
     Raises:
-        ValueError: for no term, two pixel terms, an unknown argument, or numbers out of range.
+        ValueError: for no term, two pixel terms, two region terms, an unknown argument, or numbers out of range.
 
     Example:
         >>> import rarepixel as rp
@@ -47,17 +48,20 @@ class Stage:
     focal: Mapping[str, Any] | None = None
     dice: Mapping[str, Any] | None = None
     scale: float | None = None
+    tversky: Mapping[str, Any] | None = None
     _options: Options = field(init=False, repr=False, compare=False)
     _weights: tuple[Any, Any] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.cross_entropy is not None and self.focal is not None:
             raise ValueError("Stage: got cross_entropy and focal, expected one of them at most")
-        if self.cross_entropy is None and self.focal is None and self.dice is None:
-            raise ValueError("Stage: got no term, expected cross_entropy, focal or dice")
+        if self.dice is not None and self.tversky is not None:
+            raise ValueError("Stage: got dice and tversky, expected one of them at most")
+        if all(term is None for term in (self.cross_entropy, self.focal, self.dice, self.tversky)):
+            raise ValueError("Stage: got no term, expected cross_entropy, focal, dice or tversky")
         if self.scale is not None and not self.scale > 0:
             raise ValueError(f"scale: got {self.scale}, expected a number above 0")
-        pixel, region = Options(), Options()
+        pixel = Options()
         pixel_weight = region_weight = None
         if self.cross_entropy is not None:
             term = _term("cross_entropy", self.cross_entropy, ("weight", "label_smoothing", "reduction"))
@@ -69,13 +73,16 @@ class Stage:
                 term.get("gamma", 2.0), -100, term.get("reduction", "mean"), term.get("pt", "softmax")
             )
             pixel, pixel_weight = pixel._replace(lambda_pixel=self.weight * term["factor"]), term.get("alpha")
-        if self.dice is not None:
-            names = ("smooth", "average", "per_sample", "include_background", "absent", "weight")
-            term = _term("dice", self.dice, names)
-            region_weight = term.get("weight")
-            chosen = {name: value for name, value in term.items() if name not in ("weight", "factor")}
-            region = Options(region="dice")._replace(**chosen)
-            pixel = options.dice_focal_loss(pixel, region, pixel.lambda_pixel, self.weight * term["factor"])
+        names: tuple[str, ...] = ("smooth", "average", "per_sample", "include_background", "absent", "weight")
+        for kind, arguments in (("dice", self.dice), ("tversky", self.tversky)):
+            if arguments is not None:
+                defaults = Options(region=kind)
+                if kind == "tversky":
+                    defaults, names = defaults._replace(average="macro"), ("alpha", "beta", *names)
+                term = _term(kind, arguments, names)
+                region_weight = term.pop("weight", None)
+                factor = self.weight * term.pop("factor")
+                pixel = options.combined(pixel, defaults._replace(**term), pixel.lambda_pixel, factor)
         if pixel.reduction == "none":
             raise ValueError('reduction: got "none", expected "mean" or "sum": the stages are added up')
         object.__setattr__(self, "_options", pixel)
@@ -87,7 +94,7 @@ class Stage:
         """The stage itself, or one from a dict (of a YAML file, say) of the constructor's arguments."""
         if isinstance(config, Stage):
             return config
-        known = ("weight", "cross_entropy", "focal", "dice", "scale")
+        known = ("weight", "cross_entropy", "focal", "dice", "scale", "tversky")
         unknown = sorted(set(config) - set(known))
         if unknown:
             raise ValueError(f"stages: got {', '.join(unknown)}, expected some of {', '.join(known)}")
@@ -161,7 +168,7 @@ def multi_scale_loss(
     - ``"nearest"``: the label that ``F.interpolate(mode="nearest-exact")`` picks;
     - ``"majority"``: the most frequent valid label of the window behind the pixel (that of adaptive pooling), ties to
       the class with fewer pixels in the batch, then to the higher index: small buildings survive;
-    - ``"area"``: the share of each class among the valid pixels of the window, for Dice and cross entropy (as
+    - ``"area"``: the share of each class among the valid pixels of the window, for Dice, Tversky and cross entropy (as
       ``F.cross_entropy`` with probabilities: ``"mean"`` divides by the number of pixels);
     - ``"upsample_logits"``: the label itself; the loss is that of the logits after
       ``F.interpolate(mode="bilinear")`` to the target's size.
@@ -252,7 +259,9 @@ class MultiScaleLoss(nn.Module):
         """
         if n < 1:
             raise ValueError(f"n: got {n}, expected at least 1")
-        terms = {name: arguments.pop(name) for name in ("cross_entropy", "focal", "dice") if name in arguments}
+        terms = {
+            name: arguments.pop(name) for name in ("cross_entropy", "focal", "dice", "tversky") if name in arguments
+        }
         stage = Stage(**(terms or {"focal": {}, "dice": {}}))
         weights = [2.0**-i for i in range(n)]
         if n > 1:

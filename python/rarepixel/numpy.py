@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import _core, options
 from .options import Options, spec
 
-__all__ = ["cross_entropy", "dice_focal_loss", "dice_loss", "focal_loss"]
+__all__ = ["cross_entropy", "dice_focal_loss", "dice_loss", "focal_loss", "tversky_loss"]
 
 Array: TypeAlias = NDArray[Any]
 Weight: TypeAlias = ArrayLike | None
@@ -157,5 +157,23 @@ def dice_focal_loss(
     """Focal + Dice and its gradient: see :func:`rarepixel.dice_focal_loss`."""
     focal = options.focal_loss(gamma, ignore_index, reduction, pt)
     dice = options.dice_loss(smooth, average, per_sample, include_background, absent, ignore_index)
-    chosen = options.dice_focal_loss(focal, dice, lambda_focal, lambda_dice)
+    chosen = options.combined(focal, dice, lambda_focal, lambda_dice)
     return _loss(input, target, chosen, alpha, dice_weight, ("alpha", "dice_weight"))
+
+
+def tversky_loss(
+    input: Array,
+    target: Array,
+    alpha: float = 0.5,
+    beta: float = 0.5,
+    smooth: float = 1e-6,
+    average: str = "macro",
+    per_sample: bool = False,
+    include_background: bool = True,
+    absent: str = "count",
+    weight: Weight = None,
+    ignore_index: int = -100,
+) -> tuple[float | Array, Array]:
+    """Tversky loss and its gradient: see :func:`rarepixel.tversky_loss`."""
+    chosen = options.tversky_loss(alpha, beta, smooth, average, per_sample, include_background, absent, ignore_index)
+    return _loss(input, target, chosen, None, weight, ("alpha", "weight"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeAlias
 
 import torch
@@ -489,17 +489,20 @@ def _plain(
         total = total + options.lambda_pixel * reference.focal_loss(
             input, target, weight, options.gamma, options.ignore_index, options.reduction, options.pt
         )
-    if options.region == "dice":
-        total = total + options.lambda_region * reference.dice_loss(
+    if options.region != "none":
+        region = reference.dice_loss
+        if options.region == "tversky":
+            region = partial(reference.tversky_loss, alpha=options.alpha, beta=options.beta)
+        total = total + options.lambda_region * region(
             input,
             target,
-            options.smooth,
-            options.average,
-            options.per_sample,
-            options.include_background,
-            options.absent,
-            dice_weight,
-            options.ignore_index,
-            valid,
+            smooth=options.smooth,
+            average=options.average,
+            per_sample=options.per_sample,
+            include_background=options.include_background,
+            absent=options.absent,
+            weight=dice_weight,
+            ignore_index=options.ignore_index,
+            valid=valid,
         )
     return total

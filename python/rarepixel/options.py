@@ -18,6 +18,8 @@ class Options(NamedTuple):
     label_smoothing: float = 0.0
     region: str = "none"
     lambda_region: float = 1.0
+    alpha: float = 0.5  # of Tversky; focal's alpha are class weights, which are no plain argument
+    beta: float = 0.5
     smooth: float = 1e-6
     average: str = "micro"
     per_sample: bool = False
@@ -70,17 +72,34 @@ def dice_loss(
     )
 
 
-def dice_focal_loss(focal: Options, dice: Options, lambda_focal: float, lambda_dice: float) -> Options:
-    """The focal term of one and the Dice term of the other."""
-    return focal._replace(
-        lambda_pixel=float(lambda_focal),
-        region="dice",
-        lambda_region=float(lambda_dice),
-        smooth=dice.smooth,
-        average=dice.average,
-        per_sample=dice.per_sample,
-        include_background=dice.include_background,
-        absent=dice.absent,
+def tversky_loss(
+    alpha: float,
+    beta: float,
+    smooth: float,
+    average: str,
+    per_sample: bool,
+    include_background: bool,
+    absent: str,
+    ignore_index: int,
+) -> Options:
+    """Options of the loss of that name."""
+    dice = dice_loss(smooth, average, per_sample, include_background, absent, ignore_index)
+    return dice._replace(region="tversky", alpha=float(alpha), beta=float(beta))
+
+
+def combined(pixel: Options, region: Options, lambda_pixel: float, lambda_region: float) -> Options:
+    """The pixel term of one and the region term of the other."""
+    return pixel._replace(
+        lambda_pixel=float(lambda_pixel),
+        region=region.region,
+        lambda_region=float(lambda_region),
+        alpha=region.alpha,
+        beta=region.beta,
+        smooth=region.smooth,
+        average=region.average,
+        per_sample=region.per_sample,
+        include_background=region.include_background,
+        absent=region.absent,
     )
 
 

@@ -9,6 +9,7 @@ apart.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -172,8 +173,8 @@ def loss_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
 
     Args:
         history: one mapping for each epoch, for example the rows of the demo's ``history.csv``, with ``epoch`` and
-            any of ``train_loss``, ``validation_loss``, ``xview2_score`` and ``dice_<class name>``. Text is read as
-            numbers; nan leaves a gap.
+            any of ``train_loss``, ``validation_loss``, either followed by ``_<part>`` for a part of it, such as
+            ``train_loss_1/8``, ``xview2_score`` and ``dice_<class name>``. Text is read as numbers; nan leaves a gap.
 
     Raises:
         ValueError: no epoch, or no loss in it.
@@ -187,7 +188,7 @@ def loss_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
         [0.9, 0.6]
     """
     names = list(history[0]) if history else []
-    losses = [name for name in ("train_loss", "validation_loss") if name in names]
+    losses = [name for name in names if re.fullmatch("(train|validation)_loss(_.+)?", name)]
     scores = [name for name in names if name.startswith("dice_") or name == "xview2_score"]
     if "epoch" not in names or not losses:
         raise ValueError(f"history: got columns {names}, expected epoch and train_loss or validation_loss")

@@ -6,11 +6,13 @@ The definitions are those of :mod:`rarepixel.functional`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["cross_entropy", "dice_focal_loss", "dice_loss", "focal_loss", "matched"]
+__all__ = ["cross_entropy", "dice_focal_loss", "dice_loss", "focal_loss", "matched", "tversky_loss"]
 
 
 def matched(
@@ -141,6 +143,53 @@ def dice_loss(
     valid: Tensor | None = None,
 ) -> Tensor:
     """Dice loss: see :func:`rarepixel.dice_loss`. Of shares of classes, only over the pixels that are `valid`."""
+
+    def dice(intersection: Tensor, prediction: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+        return 2 * intersection + smooth, prediction + truth + smooth
+
+    return _region_loss(
+        dice, input, target, average, per_sample, include_background, absent, weight, ignore_index, valid
+    )
+
+
+def tversky_loss(
+    input: Tensor,
+    target: Tensor,
+    alpha: float = 0.5,
+    beta: float = 0.5,
+    smooth: float = 1e-6,
+    average: str = "macro",
+    per_sample: bool = False,
+    include_background: bool = True,
+    absent: str = "count",
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """Tversky loss: see :func:`rarepixel.tversky_loss`. Of shares of classes, only over the pixels that are `valid`."""
+
+    def tversky(right: Tensor, prediction: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+        false_positives, false_negatives = prediction - right, truth - right
+        return right + smooth, right + alpha * false_positives + beta * false_negatives + smooth
+
+    return _region_loss(
+        tversky, input, target, average, per_sample, include_background, absent, weight, ignore_index, valid
+    )
+
+
+def _region_loss(
+    parts: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
+    input: Tensor,
+    target: Tensor,
+    average: str,
+    per_sample: bool,
+    include_background: bool,
+    absent: str,
+    weight: Tensor | None,
+    ignore_index: int,
+    valid: Tensor | None,
+) -> Tensor:
+    """1 - numerator / denominator, which `parts` makes of the sums of p y, p and y."""
     input = _in_full(input)
     classes = input.shape[1]
     if target.ndim == input.ndim:
@@ -165,11 +214,11 @@ def dice_loss(
         weights = torch.ones_like(intersection)
     elif absent == "skip":
         weights = torch.where(truth == 0, 0.0, weights)
-    denominator = prediction + truth + smooth
-    # Nothing predicted and nothing there, without smoothing: a perfect match.
+    numerator, denominator = parts(intersection, prediction, truth)
+    # Nothing in either, without smoothing: a perfect match.
     empty = denominator == 0
-    dice = torch.where(empty, 1.0, (2 * intersection + smooth) / torch.where(empty, 1.0, denominator))
-    losses = _divided((weights * (1 - dice)).sum(1), weights.sum(1))
+    overlap = torch.where(empty, 1.0, numerator / torch.where(empty, 1.0, denominator))
+    losses = _divided((weights * (1 - overlap)).sum(1), weights.sum(1))
     return losses.mean() if len(losses) else input.sum()
 
 

@@ -46,7 +46,7 @@ pub struct Params<T> {
     pub weight_sum: f64,
     /// The factor before each pixel's gradient.
     pub factor: f64,
-    /// The region term's dDice/dp_c = a_c y_c + b_c: a_c + b_c for class-index targets, a_c for soft ones.
+    /// The region term's dR/dp_c = a_c y_c + b_c: a_c + b_c for class-index targets, a_c for soft ones.
     pub region_target: Vec<T>,
     /// b_c.
     pub region: Vec<T>,

@@ -92,7 +92,7 @@ impl<'a> Problem<'a> {
     /// Check that the parts fit together.
     ///
     /// `input` is (N, C, pixels); `target` is (N, pixels) with class indices, or (N, C, pixels) in the type that the loss is computed
-    /// in, for Dice and cross entropy. `threads` is the largest number to use.
+    /// in, for region terms and cross entropy. `threads` is the largest number to use.
     pub fn new(
         spec: &'a LossSpec,
         input: View<'a>,

@@ -62,6 +62,9 @@ pub struct FinishArguments {
     pub dice_weight: Pointer,
     pub pixel_factor: f64,
     pub region_factor: f64,
+    pub prediction_factor: f64,
+    pub target_factor: f64,
+    pub intersection_factor: f64,
     pub smooth: f64,
     pub rows: i64,
     pub blocks: i32,
@@ -81,4 +84,4 @@ unsafe impl DeviceRepr for PassArguments {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for FinishArguments {}
 
-const _: () = assert!(size_of::<PassArguments>() == 256 && size_of::<FinishArguments>() == 128);
+const _: () = assert!(size_of::<PassArguments>() == 256 && size_of::<FinishArguments>() == 152);

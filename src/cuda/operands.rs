@@ -27,7 +27,7 @@ pub fn compute_type(dtype: DType) -> DType {
 }
 
 /// `input` must be (N, C, pixels) of logits; `target` (N, pixels) of class indices, or (N, C, pixels) in the type of the computation,
-/// for Dice alone.
+/// for a region term alone.
 pub fn check_operands(spec: &LossSpec, input: &View<'_>, target: &Target<'_>) -> Result<()> {
     spec.validate()?;
     if !input.dtype().is_floating() {
@@ -48,7 +48,7 @@ pub fn check_operands(spec: &LossSpec, input: &View<'_>, target: &Target<'_>) ->
         }
         Target::Soft(view) => {
             if spec.pixel.is_some() {
-                let indices = "class indices: only Dice takes one-hot or soft targets";
+                let indices = "class indices: only Dice and Tversky take one-hot or soft targets";
                 return Err(Error::value("target", "one value for each class", indices));
             }
             let expected = compute_type(input.dtype());

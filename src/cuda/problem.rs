@@ -7,7 +7,7 @@ use super::device::{Device, Kernel};
 use super::operands::{Target, check_operands, compute_type};
 use super::variant::{Source, Variant};
 use crate::loss::spec::{Absent, Average, LossSpec, PixelLoss, Reduction};
-use crate::loss::sums;
+use crate::loss::sums::{self, Ratio};
 use crate::tensor::View;
 use crate::{Error, Result};
 
@@ -199,13 +199,17 @@ impl<'a> Problem<'a> {
             soft: i32::from(self.is_soft()),
             ..FinishArguments::default()
         };
-        if let Some((dice, factor)) = self.spec.region {
+        if let Some((region, factor)) = &self.spec.region {
+            let ratio = Ratio::from(region);
             arguments.region = 1;
-            arguments.region_factor = factor;
-            arguments.smooth = dice.smooth;
-            arguments.macro_average = i32::from(dice.average == Average::Macro);
-            arguments.include_background = i32::from(dice.include_background);
-            arguments.skip_absent = i32::from(dice.absent == Absent::Skip);
+            arguments.region_factor = *factor;
+            arguments.prediction_factor = ratio.prediction;
+            arguments.target_factor = ratio.target;
+            arguments.intersection_factor = ratio.intersection;
+            arguments.smooth = ratio.smooth;
+            arguments.macro_average = i32::from(region.average == Average::Macro);
+            arguments.include_background = i32::from(region.include_background);
+            arguments.skip_absent = i32::from(region.absent == Absent::Skip);
         }
         arguments
     }

@@ -1,4 +1,4 @@
-//! Which terms a loss has: cross entropy, focal, Dice and their sums are specs, not code paths.
+//! Which terms a loss has: cross entropy, focal, Dice, Tversky and their sums are specs, not code paths.
 
 use crate::{Error, Result};
 
@@ -39,16 +39,16 @@ pub enum Reduction {
     None,
 }
 
-/// How Dice treats classes.
+/// How the region term treats classes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Average {
-    /// One Dice of the sums over all classes.
+    /// One ratio of the sums over all classes.
     Micro,
-    /// The (weighted) mean of the Dice of each class.
+    /// The (weighted) mean of the ratio of each class.
     Macro,
 }
 
-/// What a class without a target pixel gives in macro Dice.
+/// What a class without a target pixel gives in the macro average.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Absent {
     /// The plain formula.
@@ -57,14 +57,30 @@ pub enum Absent {
     Skip,
 }
 
-/// The Dice term.
+/// The ratio of a region term, from I = sum p y, P = sum p and T = sum y.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct DiceTerm {
-    /// s in (2 I + s) / (P + T + s), at least 0.
+pub enum Overlap {
+    /// (2 I + s) / (P + T + s).
+    Dice,
+    /// (I + s) / (I + alpha (P - I) + beta (T - I) + s); alpha = beta = 1/2 is Dice with twice the s.
+    Tversky {
+        /// The weight of false positives, P - I; at least 0.
+        alpha: f64,
+        /// The weight of false negatives, T - I; at least 0.
+        beta: f64,
+    },
+}
+
+/// A term of sums over pixels: 1 - a ratio that measures the overlap.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RegionTerm {
+    /// Which ratio.
+    pub overlap: Overlap,
+    /// The s of its formula, at least 0.
     pub smooth: f64,
     /// Over all classes at once, or class by class.
     pub average: Average,
-    /// A Dice for each sample, then their mean.
+    /// A loss for each sample, then their mean.
     pub per_sample: bool,
     /// Whether class 0 counts.
     pub include_background: bool,
@@ -78,7 +94,7 @@ pub struct LossSpec {
     /// The pixel term and the factor before it.
     pub pixel: Option<(PixelLoss, f64)>,
     /// The region term and the factor before it.
-    pub region: Option<(DiceTerm, f64)>,
+    pub region: Option<(RegionTerm, f64)>,
     /// Pixels of this label are in no sum and get no gradient.
     pub ignore_index: i64,
     /// How the pixel losses are reduced.
@@ -96,23 +112,23 @@ impl LossSpec {
                 PixelLoss::CrossEntropy { label_smoothing } if !(0.0..=1.0).contains(&label_smoothing) => {
                     return Err(Error::value("label_smoothing", label_smoothing, "a number in [0, 1]"));
                 }
-                PixelLoss::Focal { gamma, .. } if !(gamma >= 0.0 && gamma.is_finite()) => {
-                    return Err(Error::value("gamma", gamma, "a finite number of at least 0"));
-                }
-                _ => {}
+                PixelLoss::Focal { gamma, .. } => not_negative("gamma", gamma)?,
+                PixelLoss::CrossEntropy { .. } => {}
             }
             finite("lambda_focal", factor)?;
         }
-        if let Some((dice, factor)) = self.region {
-            if !(dice.smooth >= 0.0 && dice.smooth.is_finite()) {
-                return Err(Error::value("smooth", dice.smooth, "a finite number of at least 0"));
+        if let Some((region, factor)) = self.region {
+            not_negative("smooth", region.smooth)?;
+            if let Overlap::Tversky { alpha, beta } = region.overlap {
+                not_negative("alpha", alpha)?;
+                not_negative("beta", beta)?;
             }
             finite("lambda_dice", factor)?;
             if self.reduction == Reduction::None {
                 return Err(Error::value(
                     "reduction",
                     "\"none\"",
-                    "\"mean\" or \"sum\": Dice has no value for one pixel",
+                    "\"mean\" or \"sum\": a region loss has no value for one pixel",
                 ));
             }
         }
@@ -132,12 +148,20 @@ impl LossSpec {
 
     /// Whether sums are kept sample by sample.
     pub fn per_sample(&self) -> bool {
-        self.region.is_some_and(|(dice, _)| dice.per_sample)
+        self.region.is_some_and(|(region, _)| region.per_sample)
     }
 }
 
 fn finite(argument: &'static str, value: f64) -> Result<()> {
     if value.is_finite() { Ok(()) } else { Err(Error::value(argument, value, "a finite number")) }
+}
+
+fn not_negative(argument: &'static str, value: f64) -> Result<()> {
+    if value >= 0.0 && value.is_finite() {
+        Ok(())
+    } else {
+        Err(Error::value(argument, value, "a finite number of at least 0"))
+    }
 }
 
 /// Class weights must be one for each class, finite and not negative.

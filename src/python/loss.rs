@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use super::tensor::Tensor;
 use crate::cpu::resize::{IGNORED, Resize, TargetMode};
 use crate::cpu::{Problem, Target, compute_type, count_labels};
-use crate::loss::spec::{Absent, Average, DiceTerm, LossSpec, PixelLoss, ProbabilityOfTarget, Reduction};
+use crate::loss::spec::{Absent, Average, LossSpec, Overlap, PixelLoss, ProbabilityOfTarget, Reduction, RegionTerm};
 use crate::loss::sums::{finish, row_length};
 use crate::tensor::{DType, View, expect_shape};
 use crate::{Error, Result};
@@ -46,6 +46,8 @@ impl PyLossSpec {
         label_smoothing: f64,
         region: &str,
         lambda_region: f64,
+        alpha: f64,
+        beta: f64,
         smooth: f64,
         average: &str,
         per_sample: bool,
@@ -77,16 +79,16 @@ impl PyLossSpec {
             Kind::CrossEntropy => Some(PixelLoss::CrossEntropy { label_smoothing }),
             Kind::Focal => Some(PixelLoss::Focal { gamma, pt }),
         };
-        let dice = DiceTerm {
-            smooth,
-            average: choose("average", average, &[("micro", Average::Micro), ("macro", Average::Macro)])?,
-            per_sample,
-            include_background,
-            absent: choose("absent", absent, &[("count", Absent::Count), ("skip", Absent::Skip)])?,
-        };
+        let tversky = Overlap::Tversky { alpha, beta };
+        let overlap =
+            choose("region", region, &[("none", None), ("dice", Some(Overlap::Dice)), ("tversky", Some(tversky))])?;
+        let average = choose("average", average, &[("micro", Average::Micro), ("macro", Average::Macro)])?;
+        let absent = choose("absent", absent, &[("count", Absent::Count), ("skip", Absent::Skip)])?;
+        let region =
+            overlap.map(|overlap| RegionTerm { overlap, smooth, average, per_sample, include_background, absent });
         let spec = LossSpec {
             pixel: pixel.map(|pixel| (pixel, lambda_pixel)),
-            region: choose("region", region, &[("none", false), ("dice", true)])?.then_some((dice, lambda_region)),
+            region: region.map(|region| (region, lambda_region)),
             ignore_index,
             reduction: choose(
                 "reduction",

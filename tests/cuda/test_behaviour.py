@@ -23,7 +23,7 @@ def test_a_wrong_label_gives_nan(cuda: str) -> None:
     logits, labels = batch(device=cuda)
     for wrong in (5, -1, 2**40):
         labels[1, 3, 4] = wrong
-        for loss in (rp.cross_entropy, rp.focal_loss, rp.dice_loss, rp.dice_focal_loss):
+        for loss in (rp.cross_entropy, rp.focal_loss, rp.dice_loss, rp.tversky_loss, rp.dice_focal_loss):
             value = loss(logits, labels)
             assert value.isnan(), loss.__name__
             (gradient,) = torch.autograd.grad(value, logits)
@@ -62,7 +62,7 @@ def test_what_stands_at_ignored_pixels_does_not_matter(value: float, cuda: str) 
     assert (gradient[0, :, 2] == 0).all()
 
 
-@pytest.mark.parametrize("loss", [rp.cross_entropy, rp.focal_loss, rp.dice_loss, rp.dice_focal_loss])
+@pytest.mark.parametrize("loss", [rp.cross_entropy, rp.focal_loss, rp.dice_loss, rp.tversky_loss, rp.dice_focal_loss])
 def test_nothing_valid_gives_zero(loss: object, cuda: str) -> None:
     assert callable(loss)
     for shape in ((2, 5, 9, 16), (0, 5, 9, 16), (2, 5, 0, 16)):

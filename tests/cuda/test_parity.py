@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from loss.test_parity import LABEL_DTYPES, batches, compare
+from loss.test_parity import LABEL_DTYPES, LOSSES, REGION_LOSSES, batches, compare
 from support import LAYOUTS, PRECISIONS, Precision, laid_out
 
 # Each combination of options is a kernel to compile: the same ones on every run, so that the cache has them.
@@ -18,7 +18,6 @@ few = settings(
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors],
 )
-LOSSES = ("cross_entropy", "focal_loss", "dice_loss", "dice_focal_loss")
 
 
 def random_batch(shape: tuple[int, ...], ignored: int = -100) -> tuple[torch.Tensor, torch.Tensor]:
@@ -40,17 +39,18 @@ def test_equals_the_reference(name: str, precision: Precision, data: st.DataObje
     compare(name, precision, logits, labels.to(data.draw(st.sampled_from(wide_enough))), layout, chosen, cuda)
 
 
+@pytest.mark.parametrize("name", REGION_LOSSES)
 @pytest.mark.parametrize("precision", PRECISIONS, ids=str)
 @few
 @given(data=st.data())
-def test_soft_targets_equal_the_reference(precision: Precision, data: st.DataObject, cuda: str) -> None:
-    logits, labels, chosen = data.draw(batches("dice_loss"))
+def test_soft_targets_equal_the_reference(name: str, precision: Precision, data: st.DataObject, cuda: str) -> None:
+    logits, labels, chosen = data.draw(batches(name))
     generator = torch.Generator().manual_seed(1)
     shares = torch.rand(logits.shape, generator=generator, dtype=torch.float64).softmax(1)
     one_hot = F.one_hot(labels.clamp(0, logits.shape[1] - 1), logits.shape[1]).movedim(-1, 1)
     target = data.draw(st.sampled_from([shares.float(), one_hot, one_hot.float()]))
     target = laid_out(target, data.draw(st.sampled_from(["contiguous", "channels_last", "permuted"])))
-    compare("dice_loss", precision, logits, target, data.draw(st.sampled_from(LAYOUTS)), chosen, cuda)
+    compare(name, precision, logits, target, data.draw(st.sampled_from(LAYOUTS)), chosen, cuda)
 
 
 @pytest.mark.parametrize("label_dtype", LABEL_DTYPES, ids=str)

@@ -67,6 +67,17 @@ def test_a_run_leaves_four_files_that_open(tmp_path):
     assert "--epochs: got 3, but" in other.stderr
 
 
+def test_deep_supervision_is_shown_and_gone_on_with(tmp_path):
+    done = run(tmp_path, *TINY, "--epochs", "1", "--multi-scale")
+    assert done.returncode == 0, done.stderr
+    assert "at scales 1/8, 1/4, 1;" in done.stdout
+    (row,) = history(tmp_path)
+    assert f"loss {float(row['train_loss']):.4f} ({float(row['train_loss_1/8']):.4f} at 1/8 + " in done.stdout
+    again = run(tmp_path, "--resume")
+    assert again.returncode == 0, again.stderr
+    assert history(tmp_path) == [row]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT cannot be sent to one process")
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_ctrl_c_saves_and_resume_goes_on_to_the_same_end(tmp_path, workers):

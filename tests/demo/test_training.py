@@ -7,7 +7,9 @@ import math
 import pytest
 import torch
 
+import rarepixel as rp
 from rarepixel.demo import checkpoint, data
+from rarepixel.demo.losses import STAGES
 from rarepixel.demo.training import Training, deterministic
 
 TIMES = ("seconds", "loss_seconds")
@@ -66,13 +68,14 @@ def test_a_run_gone_on_with_is_the_run_that_was_not_interrupted(tiny, whole, sto
         assert torch.equal(parameter, training.model.state_dict()[name]), name
 
 
-def test_torch_losses_give_the_same_curves(tiny):
+@pytest.mark.parametrize("multi_scale", [False, True])
+def test_torch_losses_give_the_same_curves(tiny, multi_scale):
     runs = []
     for losses in ("rarepixel", "torch"):
         with deterministic(0):
-            runs.append(start(tiny(losses=losses, epochs=8)))
+            runs.append(start(tiny(losses=losses, epochs=8, multi_scale=multi_scale)))
             finish(runs[-1])
-    for name in ("train_loss", "validation_loss"):
+    for name in [name for name in runs[0].history[0] if "_loss" in name]:
         ours, theirs = ([row[name] for row in run.history] for run in runs)
         assert theirs == pytest.approx(ours, rel=1e-10)  # the same gradients, bit for bit
         assert ours[-1] < ours[0]
@@ -85,6 +88,22 @@ def test_a_row_holds_what_the_table_shows(whole):
     assert 0 <= row["xview2_score"] <= 1
     assert 0 <= row["accuracy"] <= 1
     assert set(row) >= {"dice_background", "recall_destroyed", "damage_f1", "localization_f1"}
+
+
+def test_the_parts_of_a_multi_scale_loss_are_logged_and_add_up(tiny):
+    with deterministic(0):
+        training = start(tiny(multi_scale=True, epochs=1))
+        finish(training)
+    (row,) = training.history
+    parts = [row[f"train_loss_{scale}"] for scale in ("1/8", "1/4", "1")]
+    assert sum(parts) == pytest.approx(row["train_loss"], rel=1e-12)
+    assert min(parts) > 0
+
+
+def test_the_stages_are_those_of_the_course():
+    for stage, course in zip(STAGES, rp.MultiScaleLoss().stages, strict=True):
+        assert (stage["scale"], stage["weight"]) == (course.scale, course.weight)
+        assert ("focal" in stage, "dice" in stage) == (course.focal is not None, course.dice is not None)
 
 
 def test_determinism_is_switched_back():

@@ -15,7 +15,8 @@ from support import PRECISIONS, Precision, gradient_of
 
 Loss = Callable[..., torch.Tensor]
 PIXEL_LOSSES = [rp.cross_entropy, rp.focal_loss]
-ALL = [*PIXEL_LOSSES, rp.dice_loss, rp.dice_focal_loss]
+REGION_LOSSES = [rp.dice_loss, rp.tversky_loss]
+ALL = [*PIXEL_LOSSES, *REGION_LOSSES, rp.dice_focal_loss]
 GAMMAS = [0.0, 0.5, 1.0, 2.0, 5.0]
 
 
@@ -76,8 +77,8 @@ def test_infinity_and_nan_give_nan(loss_fn: Loss, value: float, where: int) -> N
     assert losses.isnan().sum() == 1, "only the pixel itself"
 
 
-@pytest.mark.parametrize("loss_fn", [rp.dice_loss, rp.dice_focal_loss])
-def test_a_nan_logit_makes_dice_nan(loss_fn: Loss) -> None:
+@pytest.mark.parametrize("loss_fn", [*REGION_LOSSES, rp.dice_focal_loss])
+def test_a_nan_logit_makes_a_region_loss_nan(loss_fn: Loss) -> None:
     logits = torch.zeros(1, 3, 50)
     logits[0, 2, 17] = math.nan
     assert loss_fn(logits, torch.zeros(1, 50, dtype=torch.int64)).isnan()
@@ -106,7 +107,7 @@ def test_what_stands_at_an_ignored_pixel_does_not_matter(loss_fn: Loss, value: f
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("loss_fn", ALL)
 def test_nothing_valid_gives_zero(loss_fn: Loss, reduction: str) -> None:
-    options = {} if loss_fn is rp.dice_loss else {"reduction": reduction}
+    options = {} if loss_fn in REGION_LOSSES else {"reduction": reduction}
     for shape in [(2, 3, 8, 8), (0, 3, 8, 8), (2, 3, 0, 8), (0, 3)]:
         logits = torch.full(shape, math.nan, requires_grad=True)
         target = torch.full((shape[0], *shape[2:]), -100)
@@ -133,6 +134,21 @@ def test_absent_class() -> None:
     assert counted.item() == pytest.approx((2 * present + 1) / 3)
     skipped = rp.dice_loss(logits, target, smooth=0.0, average="macro", absent="skip")
     assert skipped.item() == pytest.approx(present)
+
+
+@pytest.mark.parametrize("loss_fn", REGION_LOSSES)
+@pytest.mark.parametrize("precision", PRECISIONS, ids=str)
+def test_an_absent_class_that_is_almost_impossible(loss_fn: Loss, precision: Precision) -> None:
+    """Without smooth dL/dI is -2 / P there: more than a float32 holds, times a target of 0."""
+    logits = torch.zeros(1, 3, 4, dtype=precision.dtype)
+    logits[:, 2] = -95.0 if precision.dtype != torch.float64 else -740.0
+    logits.requires_grad_()
+    target = F.one_hot(torch.zeros(1, 4, dtype=torch.int64), 3).movedim(-1, 1)
+    loss = loss_fn(logits, target, smooth=0.0, average="macro")
+    assert loss.item() == pytest.approx((1 / 3 + 1 + 1) / 3, rel=1e-2)
+    gradient = gradient_of(loss, logits)
+    assert gradient.isfinite().all()
+    assert gradient[:, 2].abs().max().item() < 1e-40
 
 
 @pytest.mark.parametrize("loss_fn", ALL)
@@ -268,6 +284,16 @@ MASK = torch.zeros(2, 4, 4, dtype=torch.int64)
             lambda: rp.dice_loss(IMAGE, MASK, average="weighted"),
             ValueError,
             r'average: got "weighted", expected "micro" or "macro"',
+        ),
+        (
+            lambda: rp.tversky_loss(IMAGE, MASK, alpha=-0.5),
+            ValueError,
+            r"alpha: got -0.5, expected a finite number of at least 0",
+        ),
+        (
+            lambda: rp.tversky_loss(IMAGE, MASK, beta=math.inf),
+            ValueError,
+            r"beta: got inf, expected a finite number of at least 0",
         ),
         (lambda: rp.dice_loss(IMAGE, MASK, absent="nan"), ValueError, r'absent: got "nan", expected "count" or "skip"'),
         (

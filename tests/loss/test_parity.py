@@ -14,6 +14,8 @@ import rarepixel as rp
 from rarepixel import reference
 from support import LAYOUTS, PRECISIONS, Precision, assert_close, gradient_of, laid_out
 
+REGION_LOSSES = ("dice_loss", "tversky_loss")
+LOSSES = ("cross_entropy", "focal_loss", *REGION_LOSSES, "dice_focal_loss")
 LABEL_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
@@ -36,18 +38,23 @@ def options(draw: st.DrawFn, name: str, classes: int) -> dict[str, Any]:
         chosen["alpha"] = draw(weights(classes))
         chosen["gamma"] = draw(st.sampled_from([0.0, 0.5, 1.0, 1.5, 2.0, 3.7, 5.0]))
         chosen["pt"] = draw(st.sampled_from(["softmax", "weighted_ce"]))
-    if "dice" in name:
+    if name == "tversky_loss":
+        chosen["alpha"] = draw(st.sampled_from([0.0, 0.3, 0.5, 1.0, 2.5]))
+        # Not 0: without smooth the loss is then the same for p and p / 2, and its derivative a difference of two large
+        # numbers that may be 0. In float64 test_gradcheck has it.
+        chosen["beta"] = draw(st.sampled_from([0.3, 0.5, 1.0, 2.5]))
+    if name in REGION_LOSSES or name == "dice_focal_loss":
         chosen["smooth"] = draw(st.sampled_from([0.0, 1e-6, 1.0]))
         chosen["average"] = draw(st.sampled_from(["micro", "macro"]))
         chosen["per_sample"] = draw(st.booleans())
         chosen["include_background"] = draw(st.booleans())
         chosen["absent"] = draw(st.sampled_from(["count", "skip"]))
-        chosen["weight" if name == "dice_loss" else "dice_weight"] = draw(weights(classes))
+        chosen["weight" if name in REGION_LOSSES else "dice_weight"] = draw(weights(classes))
     if name == "dice_focal_loss":
         chosen["lambda_focal"] = draw(st.floats(-2, 2))
         chosen["lambda_dice"] = draw(st.floats(-2, 2))
         chosen["reduction"] = draw(st.sampled_from(["mean", "sum"]))
-    elif name != "dice_loss":
+    elif name not in REGION_LOSSES:
         chosen["reduction"] = draw(st.sampled_from(["mean", "sum", "none"]))
     return chosen
 
@@ -72,9 +79,8 @@ def batches(draw: st.DrawFn, name: str) -> tuple[torch.Tensor, torch.Tensor, dic
 
 
 def as_tensors(chosen: dict[str, Any], device: str = "cpu") -> dict[str, Any]:
-    names = ("weight", "alpha", "dice_weight")
     return {
-        name: torch.tensor(value, dtype=torch.float64, device=device) if name in names and value is not None else value
+        name: torch.tensor(value, dtype=torch.float64, device=device) if isinstance(value, list) else value
         for name, value in chosen.items()
     }
 
@@ -119,10 +125,16 @@ def compare(
     term = max(1.0, true_gradient.abs().max().item() if true_gradient.numel() else 0.0)
     assert_close("loss", loss, truth, precision.loss_rtol + conditioning, rounding * term * largest, own_loss_error)
     atol = precision.gradient_atol + 1e-15 * largest  # the rounding of the float64 truth itself
+    if name in REGION_LOSSES:
+        # Here too terms of both signs, one divided by the pixels in size, may almost cancel.
+        valid = (
+            labels.numel() if labels.ndim == input.ndim else (labels != chosen.get("ignore_index", -100)).sum().item()
+        )
+        atol += rounding / max(1, valid)
     assert_close("gradient", gradient, true_gradient, precision.gradient_rtol + conditioning, atol, own_gradient_error)
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "focal_loss", "dice_loss", "dice_focal_loss"])
+@pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("precision", PRECISIONS, ids=str)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
@@ -133,11 +145,12 @@ def test_equals_the_reference(name: str, precision: Precision, data: st.DataObje
     compare(name, precision, logits, labels.to(data.draw(st.sampled_from(wide_enough))), layout, chosen)
 
 
+@pytest.mark.parametrize("name", REGION_LOSSES)
 @pytest.mark.parametrize("precision", PRECISIONS, ids=str)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
-def test_soft_targets_equal_the_reference(precision: Precision, data: st.DataObject) -> None:
-    logits, labels, chosen = data.draw(batches("dice_loss"))
+def test_soft_targets_equal_the_reference(name: str, precision: Precision, data: st.DataObject) -> None:
+    logits, labels, chosen = data.draw(batches(name))
     generator = torch.Generator().manual_seed(1)
     shares = torch.rand(logits.shape, generator=generator, dtype=torch.float64).softmax(1)
     one_hot = F.one_hot(labels.clamp(0, logits.shape[1] - 1), logits.shape[1]).movedim(-1, 1)
@@ -146,12 +159,12 @@ def test_soft_targets_equal_the_reference(precision: Precision, data: st.DataObj
     layout = data.draw(st.sampled_from(LAYOUTS))
     if precision.dtype != torch.float64:
         target = target if target.dtype != torch.float64 else target.float()
-    compare("dice_loss", precision, logits, target, layout, chosen)
+    compare(name, precision, logits, target, layout, chosen)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS, ids=str)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("name", ["cross_entropy", "focal_loss", "dice_loss", "dice_focal_loss"])
+@pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize(
     "shape", [(2, 5, 130, 257), (3, 1024, 9, 10), (70_000, 3), (3, 2, 4, 50, 61), (2, 64, 4097)], ids=str
 )
@@ -161,9 +174,13 @@ def test_large_batches_on_several_threads(name: str, precision: Precision, layou
     labels = torch.randint(shape[1], (shape[0], *shape[2:]), generator=generator)
     labels[torch.rand(labels.shape, generator=generator) < 0.1] = -100
     class_weights = torch.rand(shape[1], generator=generator).tolist()
-    chosen = {"weight" if name == "cross_entropy" else "alpha": class_weights} if name != "dice_loss" else {}
+    chosen: dict[str, Any] = {} if name in REGION_LOSSES else {"alpha": class_weights}
+    if name == "cross_entropy":
+        chosen = {"weight": class_weights}
     if "dice" in name:
         chosen["average"] = "macro"
+    if name == "tversky_loss":
+        chosen = {"alpha": 0.3, "beta": 0.7}
     compare(name, precision, logits, labels, layout, chosen)
 
 
@@ -183,3 +200,33 @@ def test_cross_entropy_is_torchs(data: st.DataObject) -> None:
     assert_close(
         "gradient", gradient_of(loss, input, incoming), gradient_of(truth, truth_input, incoming), 1e-12, 1e-300
     )
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_dice_is_tversky_at_one_half_with_half_the_smooth(data: st.DataObject) -> None:
+    logits, labels, chosen = data.draw(batches("dice_loss"))
+    input = logits.requires_grad_()
+    dice = rp.dice_loss(input, labels, **chosen)
+    tversky = rp.tversky_loss(input, labels, **chosen | {"smooth": chosen["smooth"] / 2})  # alpha = beta = 0.5
+    assert_close("loss", tversky, dice, 1e-15, 1e-15)
+    assert_close("gradient", gradient_of(tversky, input), gradient_of(dice, input), 1e-14, 1e-300)
+
+
+def test_tversky_at_one_is_jaccard_and_beta_asks_for_recall() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 4, 300, generator=generator, dtype=torch.float64)
+    labels = torch.randint(4, (2, 300), generator=generator)
+    p, y = logits.softmax(1), F.one_hot(labels, 4).movedim(-1, 1)
+    intersection, union = (p * y).sum((0, 2)), (p + y - p * y).sum((0, 2))
+    jaccard = rp.tversky_loss(logits, labels, alpha=1.0, beta=1.0, smooth=0.0)
+    assert jaccard.item() == pytest.approx(1 - (intersection / union).mean().item(), rel=1e-12)
+    # Class 3 is predicted where it is not, or not where it is.
+    certain = 20.0 * F.one_hot(labels, 4).movedim(-1, 1).double()
+    too_much, missing = certain.clone(), certain.clone()
+    too_much[:, 3, :100] = 40.0
+    missing[:, 0] = torch.where(labels == 3, 40.0, certain[:, 0])
+    only = {"average": "macro", "weight": [0.0, 0.0, 0.0, 1.0]}
+    for logits in (too_much, missing):
+        precise, complete = (rp.tversky_loss(logits, labels, a, 1 - a, **only).item() for a in (0.9, 0.1))
+        assert (precise > complete) == (logits is too_much)

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import torch
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:

@@ -1,14 +1,16 @@
-"""The demo's tiles: synthesised once, split into training and validation, served in an order that a seed decides."""
+"""The demo's tiles: synthesised once, split into training and validation, served in an order that a seed decides.
+
+Several processes share out each batch, so that together they see the batches that one process sees.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 import rarepixel as rp
 
+from . import ranks
 from .options import Options
 
 Sample = tuple[Tensor, Tensor, Tensor]
@@ -64,13 +67,13 @@ class Batches:
         return -(-len(self.indices) // self.options.batch_size)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Sample]:
-        """(pre, post, mask) batches of an epoch, from batch number `first` on."""
+        """This process's share of the (pre, post, mask) batches of an epoch, from batch number `first` on."""
         size = self.options.batch_size
         generator = torch.Generator().manual_seed(self.options.seed * 1_000_003 + epoch)
         order = [self.indices[index] for index in torch.randperm(len(self.indices), generator=generator)]
         batches = [order[start : start + size] for start in range(0, len(order), size)]
         self.dataset.set_epoch(epoch)
-        return iter(_loader(self.dataset, self.options, batch_sampler=batches[first:]))
+        return _shared_out(self.dataset, batches[first:], self.options)
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,9 @@ class Data:
     options: Options
 
     def validation_tiles(self) -> Iterator[Sample]:
-        """Whole (pre, post, mask) tiles in batches of one, since real tiles may differ in size."""
-        return iter(_loader(self.validation, self.options, batch_size=1))
+        """This process's whole (pre, post, mask) tiles in batches of one, since real tiles may differ in size."""
+        tiles, size = range(len(self.validation)), ranks.world_size()
+        return _shared_out(self.validation, [tiles[start : start + size] for start in tiles[::size]], self.options)
 
 
 def load(root: Path, options: Options) -> Data:
@@ -103,8 +107,21 @@ def load(root: Path, options: Options) -> Data:
     return Data(Batches(crops, train, options), Subset(whole, validation), options)
 
 
-def _loader(dataset: Dataset[Sample], options: Options, **sampling: Any) -> DataLoader[Sample]:
-    return DataLoader(dataset, num_workers=options.workers, worker_init_fn=_leave_interrupts_to_the_parent, **sampling)
+def _shared_out(dataset: Dataset[Sample], batches: Sequence[Sequence[int]], options: Options) -> Iterator[Sample]:
+    """This process's share of each batch.
+
+    Where the samples of a batch do not go round, it is a sample whose every pixel is ignored: it counts for nothing,
+    and every process takes every step.
+    """
+    shares = [batch[ranks.rank() :: ranks.world_size()] for batch in batches]
+    loader = DataLoader(
+        dataset,
+        batch_sampler=[list(share or batch[:1]) for share, batch in zip(shares, batches, strict=True)],
+        num_workers=options.workers,
+        worker_init_fn=_leave_interrupts_to_the_parent,
+    )
+    for share, (pre, post, mask) in zip(shares, loader, strict=True):
+        yield pre, post, mask if share else torch.full_like(mask, rp.xbd.IGNORE_INDEX)
 
 
 def _leave_interrupts_to_the_parent(worker: int) -> None:

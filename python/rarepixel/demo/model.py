@@ -11,11 +11,15 @@ from torch import Tensor, nn
 # ImageNet's statistics, the usual ones for RGB images.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
+# Of channels that are normalised together.
+_GROUPS = 8
+
 
 def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
-        nn.BatchNorm2d(outputs),
+        # Of one sample alone, so that how a batch is shared out over processes changes nothing.
+        nn.GroupNorm(_GROUPS, outputs),
         nn.SiLU(),
     )
 
@@ -29,13 +33,16 @@ class SiameseUNet(nn.Module):
 
     Args:
         num_classes: C.
-        widths: channels at 1/2, 1/4, 1/8, ... of the resolution.
+        widths: channels at 1/2, 1/4, 1/8, ... of the resolution, multiples of 8.
+        deep_supervision: whether the decoder's other scales (1/8 and 1/4 with the defaults) have heads of their own.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, num_classes: int = 5, widths: Sequence[int] = (24, 32, 48, 64)) -> None:
+    def __init__(
+        self, num_classes: int = 5, widths: Sequence[int] = (24, 32, 48, 64), deep_supervision: bool = False
+    ) -> None:
         super().__init__()
         inputs = (3, *widths[:-1])
         self.encoder = nn.ModuleList(
@@ -47,11 +54,18 @@ class SiameseUNet(nn.Module):
             _convolution(deep + skip, skip) for deep, skip in zip(widths[:0:-1], widths[-2::-1], strict=True)
         )
         self.head = nn.Conv2d(widths[0], num_classes, 1)
+        # Last, so that the other weights start the same with and without them.
+        sides = widths[-2:0:-1] if deep_supervision else ()
+        self.side_heads = nn.ModuleList(nn.Conv2d(width, num_classes, 1) for width in sides)
         self.register_buffer("mean", 255 * torch.tensor(_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(_STD).view(3, 1, 1), persistent=False)
 
-    def forward(self, pre: Tensor, post: Tensor) -> Tensor:
-        """Images (N, 3, H, W) in 0 to 255, uint8 or floating, to logits (N, C, H, W)."""
+    def forward(self, pre: Tensor, post: Tensor) -> list[Tensor]:
+        """Images (N, 3, H, W) in 0 to 255, uint8 or floating, to logits.
+
+        (N, C, H, W) is the last; before it, with ``deep_supervision``, come those of the smaller scales, the smallest
+        first: (N, C, H/8, W/8) and (N, C, H/4, W/4), rounded up.
+        """
         features = (torch.cat([pre, post]) - self.mean) / self.std
         features = features.contiguous(memory_format=torch.channels_last)
         scales = []
@@ -59,11 +73,13 @@ class SiameseUNet(nn.Module):
             features = stage(features)
             before, after = features.chunk(2)
             scales.append(mixer(torch.cat([before, after, (after - before).abs()], dim=1)))
-        decoded = scales.pop()
+        decoded = [scales.pop()]
         for stage in self.decoder:
             skip = scales.pop()
-            decoded = stage(torch.cat([_resize(decoded, skip.shape[-2:]), skip], dim=1))
-        return _resize(self.head(decoded), pre.shape[-2:])
+            decoded.append(stage(torch.cat([_resize(decoded[-1], skip.shape[-2:]), skip], dim=1)))
+        # The side heads belong to the first scales after the bottom.
+        logits = [head(features) for head, features in zip(self.side_heads, decoded[1:], strict=False)]
+        return [*logits, _resize(self.head(decoded[-1]), pre.shape[-2:])]
 
 
 def _resize(features: Tensor, size: Sequence[int]) -> Tensor:

@@ -21,6 +21,7 @@ class Options:
     output: Path = Path("demo-output")
     data: Path | None = None
     losses: str = "rarepixel"
+    multi_scale: bool = False
     epochs: int = 10
     tiles: int = 192
     size: int = 256

@@ -28,8 +28,11 @@ def epoch_report(row: Row, epochs: int) -> Group:
     table.add_column("recall", justify="right")
     for name in rp.xbd.CLASS_NAMES:
         table.add_row(name, f"{row[f'dice_{name}']:.3f}", f"{row[f'recall_{name}']:.3f}")
+    prefix = "train_loss_"
+    parts = [f"{row[name]:.4f} at {name.removeprefix(prefix)}" for name in row if name.startswith(prefix)]
+    of_parts = f" ({' + '.join(parts)})" if parts else ""
     lines = (
-        f"loss {row['train_loss']:.4f}, validation {row['validation_loss']:.4f}",
+        f"loss {row['train_loss']:.4f}{of_parts}, validation {row['validation_loss']:.4f}",
         f"xView2 score {row['xview2_score']:.3f}: F1 of localization {row['localization_f1']:.3f}, "
         f"of damage {row['damage_f1']:.3f}",
         f"accuracy {row['accuracy']:.2%}",

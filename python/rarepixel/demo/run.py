@@ -12,8 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import rarepixel as rp
 
-from . import checkpoint, data, report
+from . import checkpoint, data, ranks, report
 from .interrupt import Interrupt
+from .losses import SCALE_NAMES
 from .options import Options, resolve
 from .training import Training, deterministic
 
@@ -32,7 +33,12 @@ def run(given: Mapping[str, Any], resume: bool = False, console: Console | None 
     Returns:
         The exit status: 0, or 130 where Ctrl-C ended the training after a checkpoint was saved.
     """
-    console = console or Console()
+    with ranks.process_group():
+        # Rank 0 alone is heard.
+        return _run(given, resume, console or Console(quiet=ranks.rank() > 0))
+
+
+def _run(given: Mapping[str, Any], resume: bool, console: Console) -> int:
     saved = checkpoint.load(resolve(given).checkpoint) if resume else None
     options = resolve(given, None if saved is None else saved["settings"])
     options.output.mkdir(parents=True, exist_ok=True)
@@ -45,7 +51,8 @@ def run(given: Mapping[str, Any], resume: bool = False, console: Console | None 
             where = f"epoch {training.epoch + 1} of {options.epochs}, after {training.batch} batches"
             _print(console, f"stopped in {where}; go on with:\n  {_command(options)}")
             return INTERRUPTED
-        report.write_pictures(training, options.output)
+        if ranks.rank() == 0:
+            report.write_pictures(training, options.output)
     names = ("checkpoint.pt", "history.csv", "curves.png", "predictions.png")
     _print(console, "wrote " + ", ".join(str(options.output / name) for name in names))
     return 0
@@ -55,11 +62,16 @@ def _tiles(options: Options, progress: Progress) -> Path:
     """The root of the tiles, with a bar while they are made."""
     if options.data is not None:
         return options.data
+    if ranks.rank() > 0:
+        ranks.barrier()  # after it the tiles are there, on the disk that all processes share
+        return data.synthetic_root(options, lambda made: None)
     task = progress.add_task("synthesise tiles", total=options.tiles)
     try:
-        return data.synthetic_root(options, lambda made: progress.advance(task, made))
+        root = data.synthetic_root(options, lambda made: progress.advance(task, made))
     finally:
         progress.remove_task(task)
+    ranks.barrier()
+    return root
 
 
 def _train(training: Training, progress: Progress) -> bool:
@@ -75,17 +87,19 @@ def _train(training: Training, progress: Progress) -> bool:
     with Interrupt() as interrupt:
 
         def requested() -> bool:
-            return interrupt.requested
+            return ranks.on_any(interrupt.requested)
 
         while not training.finished:
             progress.reset(part, description=f"epoch {training.epoch + 1}", completed=training.batch)
             finished = training.train_epoch(requested, advance) and training.validate(requested, advance)
-            checkpoint.save(options.checkpoint, training.state_dict())
+            if ranks.rank() == 0:
+                checkpoint.save(options.checkpoint, training.state_dict())
             if finished:
-                report.write_history(options.output / "history.csv", training.history)
+                if ranks.rank() == 0:
+                    report.write_history(options.output / "history.csv", training.history)
                 progress.console.print(report.epoch_report(training.history[-1], options.epochs))
                 progress.advance(whole)
-            if interrupt.requested and not training.finished:
+            if requested() and not training.finished:
                 return False
     return True
 
@@ -95,15 +109,21 @@ def _summary(training: Training) -> str:
     parameters = sum(parameter.numel() for parameter in training.model.parameters())
     source = f"{options.tiles} synthetic tiles" if options.data is None else str(options.data)
     loss = "fused focal + macro Dice" if options.losses == "rarepixel" else "focal + macro Dice in plain torch"
+    if options.multi_scale:
+        loss += f" at scales {', '.join(SCALE_NAMES)}"
+    together = (
+        f"; {ranks.world_size()} processes share each batch of {options.batch_size}" if ranks.are_several() else ""
+    )
     return (
         f"rarepixel {rp.__version__}: {loss}; a Siamese U-Net of {parameters:,} parameters; {source}, "
-        f"{len(data.train.indices)} to train on, {len(data.validation)} to validate"
+        f"{len(data.train.indices)} to train on, {len(data.validation)} to validate{together}"
     )
 
 
 def _command(options: Options) -> str:
     output = [] if options.output == Options().output else ["--output", str(options.output)]
-    return shlex.join(["rarepixel", "demo", *output, "--resume"])
+    start = ["torchrun", "--nproc-per-node", str(ranks.world_size()), "-m"] if ranks.are_several() else []
+    return shlex.join([*start, "rarepixel", "demo", *output, "--resume"])
 
 
 def _print(console: Console, text: str) -> None:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 import rarepixel as rp
 
+from . import ranks
 from .data import Data
-from .losses import TimedLoss, make_criterion
+from .losses import SCALE_NAMES, TimedLoss
 from .model import SiameseUNet
 from .options import Options
 
@@ -38,20 +42,31 @@ class Training:
     def __init__(self, options: Options, data: Data) -> None:
         self.options = options
         self.data = data
-        self.model = SiameseUNet(len(rp.xbd.CLASS_NAMES)).to(memory_format=torch.channels_last)
+        model = SiameseUNet(len(rp.xbd.CLASS_NAMES), deep_supervision=options.multi_scale)
+        self.model = model.to(memory_format=torch.channels_last)
+        # What the batches go through: it averages the gradients of several processes.
+        self.parallel: torch.nn.Module = self.model
+        if ranks.are_several():
+            self.parallel = DistributedDataParallel(self.model)
         # A large epsilon keeps weights with almost no gradient still, instead of walking on rounding noise.
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=options.lr, weight_decay=1e-2, eps=1e-5)
         self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, max_lr=options.lr, total_steps=options.epochs * len(data.train), pct_start=0.2
         )
-        self.loss = TimedLoss(make_criterion(options.losses))
+        self.loss = TimedLoss(options, sync=ranks.are_several())
         self.history: list[Row] = []
         self.batch = 0  # of the epoch in progress
         self._reset_epoch()
 
     def _reset_epoch(self) -> None:
         self.batch = 0
-        self.total_loss = self.seconds = self.loss.seconds = 0.0
+        self.seconds = self.loss.seconds = 0.0
+        self.total_losses = [0.0] * len(self._loss_names)
+
+    @property
+    def _loss_names(self) -> list[str]:
+        """The loss, and what each map adds to it."""
+        return ["train_loss", *(f"train_loss_{scale}" for scale in SCALE_NAMES if self.options.multi_scale)]
 
     @property
     def epoch(self) -> int:
@@ -69,7 +84,9 @@ class Training:
         start = time.perf_counter()
         for pre, post, mask in self.data.train.epoch(self.epoch, self.batch):
             self.optimizer.zero_grad()
-            self.total_loss += self.loss.backward(self.model(pre, post), mask)
+            losses = self.loss.backward(self.parallel(pre, post), mask)
+            # Without deep supervision the one map's part is the loss itself.
+            self.total_losses = [total + loss for total, loss in zip(self.total_losses, losses, strict=False)]
             self.optimizer.step()
             self.scheduler.step()
             self.batch += 1
@@ -87,22 +104,25 @@ class Training:
         matrix = rp.metrics.ConfusionMatrix(len(rp.xbd.CLASS_NAMES), ignore_index=rp.xbd.IGNORE_INDEX)
         losses = []
         for pre, post, mask in self.data.validation_tiles():
-            logits = self.model(pre, post)
-            losses.append(self.loss.value(logits, mask))
-            matrix.update(logits, mask)
+            maps = self.model(pre, post)
+            losses.append(self.loss.value(maps, mask))
+            matrix.update(maps[-1], mask)
             advance()
             if interrupted():
                 return False
+        everybody = ranks.gathered((sum(losses), matrix))
         self.seconds += time.perf_counter() - start
-        self.history.append(self._row(sum(losses) / len(losses), matrix))
+        validation_loss = sum(losses for losses, _ in everybody) / len(self.data.validation)
+        self.history.append(self._row(validation_loss, reduce(add, (matrix for _, matrix in everybody))))
         self._reset_epoch()
         return True
 
     def _row(self, validation_loss: float, matrix: rp.metrics.ConfusionMatrix) -> Row:
         score = rp.metrics.XView2Score.from_confusion_matrix(matrix)
+        steps = len(self.data.train)
         row: Row = {
             "epoch": self.epoch + 1,
-            "train_loss": self.total_loss / len(self.data.train),
+            **{name: total / steps for name, total in zip(self._loss_names, self.total_losses, strict=True)},
             "validation_loss": validation_loss,
             "xview2_score": score.score,
             "localization_f1": score.localization_f1,
@@ -120,7 +140,7 @@ class Training:
     def predict(self, pre: Tensor, post: Tensor) -> Tensor:
         """The predicted mask of images (N, 3, H, W)."""
         self.model.eval()
-        logits: Tensor = self.model(pre, post)
+        logits: Tensor = self.model(pre, post)[-1]
         return logits.argmax(1)
 
     def state_dict(self) -> dict[str, Any]:
@@ -133,7 +153,7 @@ class Training:
             "random": torch.get_rng_state(),
             "history": self.history,
             "batch": self.batch,
-            "total_loss": self.total_loss,
+            "total_losses": self.total_losses,
             "seconds": self.seconds,
             "loss_seconds": self.loss.seconds,
         }
@@ -146,6 +166,6 @@ class Training:
         torch.set_rng_state(state["random"])
         self.history = state["history"]
         self.batch = state["batch"]
-        self.total_loss = state["total_loss"]
+        self.total_losses = state["total_losses"]
         self.seconds = state["seconds"]
         self.loss.seconds = state["loss_seconds"]

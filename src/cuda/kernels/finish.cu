@@ -15,17 +15,25 @@ struct FinishArguments {
   const Real* weight;        // (C)
   const Real* dice_weight;   // (C)
   double pixel_factor;       // lambda of the pixel term
-  double region_factor;      // lambda of Dice
+  double region_factor;      // lambda of the region term
+  double prediction_factor;  // a, b, h and s of the region term's ratio: `Ratio` of src/loss/sums.rs
+  double target_factor;
+  double intersection_factor;
   double smooth;
   int64 rows;
   int blocks, classes;
   int pixel;                 // 0 none, 1 cross entropy, 2 focal
-  int region;                // 1: Dice
+  int region;                // 1: there is a region term
   int mean;                  // 1: the pixel losses are averaged
   int macro;                 // 1: average="macro"
   int include_background;
   int skip_absent;
   int soft;                  // 1: soft targets
+};
+
+// I, P and T.
+struct Sums {
+  double intersection, prediction, truth;
 };
 
 // One warp's view of one row. Every function gives the same value in all lanes.
@@ -40,7 +48,7 @@ struct Row {
   __device__ double prediction(int c) const { return sums[LEADING + a.classes + c]; }
   __device__ double truth(int c) const { return sums[LEADING + 2 * a.classes + c]; }
 
-  // How much class c weighs in Dice: 0 leaves it out.
+  // How much class c weighs in the region term: 0 leaves it out.
   __device__ double weight(int c) const {
     if (c == 0 && !a.include_background) return 0;
     if (a.macro && a.skip_absent && truth(c) == 0) return 0;
@@ -53,28 +61,37 @@ struct Row {
     return warp_sum(sum);
   }
   __device__ double weights() const { return over_classes([&](int c) { return weight(c); }); }
-  __device__ double numerator(int c) const { return 2 * intersection(c) + a.smooth; }
-  __device__ double denominator(int c) const { return prediction(c) + truth(c) + a.smooth; }
-  __device__ double micro_numerator() const {
-    return 2 * over_classes([&](int c) { return weight(c) * intersection(c); }) + a.smooth;
-  }
-  __device__ double micro_denominator() const {
-    return over_classes([&](int c) { return weight(c) * (prediction(c) + truth(c)); }) + a.smooth;
+  __device__ Sums of(int c) const { return {intersection(c), prediction(c), truth(c)}; }
+  // The weighted sums over the classes that a micro average is the ratio of.
+  __device__ Sums micro() const {
+    return {over_classes([&](int c) { return weight(c) * intersection(c); }),
+            over_classes([&](int c) { return weight(c) * prediction(c); }),
+            over_classes([&](int c) { return weight(c) * truth(c); })};
   }
 };
 
-// Nothing in either counts as a perfect match.
-__device__ double ratio(double numerator, double denominator) {
-  return denominator == 0 ? 1.0 : numerator / denominator;
+// The region term is 1 - N / D, of N = 2 I + s and D = a P + b T + h I + s.
+__device__ double numerator(const FinishArguments& a, const Sums& sums) {
+  return 2 * sums.intersection + a.smooth;
+}
+__device__ double denominator(const FinishArguments& a, const Sums& sums) {
+  return a.prediction_factor * sums.prediction + a.target_factor * sums.truth +
+         a.intersection_factor * sums.intersection + a.smooth;
 }
 
-__device__ double dice_loss(const Row& row) {
-  if (!row.a.macro) return 1 - ratio(row.micro_numerator(), row.micro_denominator());
+// Nothing in either counts as a perfect match.
+__device__ double ratio_loss(const FinishArguments& a, const Sums& sums) {
+  const double d = denominator(a, sums);
+  return d == 0 ? 0.0 : 1 - numerator(a, sums) / d;
+}
+
+__device__ double region_loss(const Row& row) {
+  if (!row.a.macro) return ratio_loss(row.a, row.micro());
   const double weights = row.weights();
   if (weights == 0) return 0;
   const double sum = row.over_classes([&](int c) {
     const double w = row.weight(c);
-    return w == 0 ? 0.0 : w * (1 - ratio(row.numerator(c), row.denominator(c)));
+    return w == 0 ? 0.0 : w * ratio_loss(row.a, row.of(c));
   });
   return sum / weights;
 }
@@ -137,13 +154,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) finish(const Finis
   if (!a.loss) return;
   __syncthreads();
 
-  __shared__ double dice[WARPS];
+  __shared__ double region[WARPS];
   double sum = 0;
   if (a.region) {
 #pragma unroll 1
-    for (int64 r = warp; r < a.rows; r += WARPS) sum += dice_loss(Row(a, r));
+    for (int64 r = warp; r < a.rows; r += WARPS) sum += region_loss(Row(a, r));
   }
-  if (lane == 0) dice[warp] = sum;
+  if (lane == 0) region[warp] = sum;
   __syncthreads();
   if (warp != 0) return;
   double loss = 0;
@@ -151,20 +168,23 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) finish(const Finis
   if (factor != 0) loss += factor * total(a, 0);
   if (a.region && a.rows > 0) {
     double all = 0;
-    for (int i = 0; i < WARPS; ++i) all += dice[i];
+    for (int i = 0; i < WARPS; ++i) all += region[i];
     loss += a.region_factor * all / (double)a.rows;
   }
   if (lane == 0) *a.loss = (Real)loss;
 }
 
-// (dL/dI_c, dL/dP_c) from w, N and D: -2 w / D and w N / D^2.
+// (dL/dI, dL/dP) of w times the region term: w (h N - 2 D) / D^2 and w a N / D^2. Without a target pixel dL/dI is multiplied by
+// y = 0 everywhere, and must not be beyond any number.
 struct Pair {
   double intersection, prediction;
 };
 
-__device__ Pair dice_gradient(double w, double numerator, double denominator) {
-  if (w == 0 || denominator == 0) return {0, 0};
-  return {-2 * w / denominator, w * numerator / (denominator * denominator)};
+__device__ Pair ratio_gradient(const FinishArguments& a, double w, const Sums& sums) {
+  const double d = denominator(a, sums);
+  if (w == 0 || d == 0) return {0, 0};
+  const double slope = w * (numerator(a, sums) / d) / d;
+  return {sums.truth == 0 ? 0 : a.intersection_factor * slope - 2 * w / d, a.prediction_factor * slope};
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) coefficients(const FinishArguments a) {
@@ -179,17 +199,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) coefficients(const
     if (!a.region) continue;
     const Row row(a, r);
     const double factor = a.region_factor / (double)a.rows;
-    const double numerator = a.macro ? 0 : row.micro_numerator();
-    const double denominator = a.macro ? 0 : row.micro_denominator();
+    const Sums micro = a.macro ? Sums{0, 0, 0} : row.micro();
     const double weights = a.macro ? row.weights() : 1;
 #pragma unroll 1
     for (int c = lane; c < a.classes; c += 32) {
       const double w = row.weight(c);
       Pair pair = {0, 0};
-      if (w != 0) {
-        pair = dice_gradient(factor * w / weights, a.macro ? row.numerator(c) : numerator,
-                             a.macro ? row.denominator(c) : denominator);
-      }
+      if (w != 0) pair = ratio_gradient(a, factor * w / weights, a.macro ? row.of(c) : micro);
       // At the target of a class index y_c is 1, so that q_c is a_c + b_c; a soft target multiplies a_c.
       to[1 + c] = (Real)(scale * (a.soft ? pair.intersection : pair.intersection + pair.prediction));
       to[1 + a.classes + c] = (Real)(scale * pair.prediction);

@@ -42,7 +42,7 @@ __device__ __forceinline__ void gradient_at(const Arguments& a, const Real* coef
   }
 }
 #else
-// The same for Dice with a soft target: q_c = a_c t_c + b_c. q is shifted so that it is 0 for the most probable class: what
+// The same for a region term with a soft target: q_c = a_c t_c + b_c. q is shifted so that it is 0 for the most probable class: what
 // is left is small where p is almost 1, without cancellation.
 template <typename Target, typename Write>
 __device__ __forceinline__ void gradient_at(const Arguments& a, const Real* coefficients, const Logits& z,

@@ -13,7 +13,7 @@
 //   POWER          gamma: 0, 1 or 2; -1 is any other
 //   WEIGHTED_PT    1: pt = "weighted_ce"
 //   SMOOTHING      1: label smoothing
-//   REGION         1: Dice
+//   REGION         1: there is a region term (Dice, Tversky)
 
 typedef long long int64;
 typedef unsigned long long uint64;
