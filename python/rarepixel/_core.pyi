@@ -16,6 +16,7 @@ __all__ = [
     "confusion_matrix",
     "cuda_cache",
     "cuda_compile",
+    "cuda_confusion_matrix",
     "cuda_devices",
     "cuda_driver",
     "cuda_loss_backward",
@@ -121,6 +122,15 @@ def cuda_loss_backward(
     sums: _Tensor,
     coefficients: _Tensor,
     gradient: _Tensor,
+) -> None: ...
+def cuda_confusion_matrix(
+    device: int,
+    stream: int,
+    input: _Tensor,
+    target: _Tensor,
+    counts: _Tensor,
+    num_classes: int,
+    ignore_index: int,
 ) -> None: ...
 def cuda_driver() -> tuple[int, int]: ...
 def cuda_nvrtc() -> tuple[tuple[int, int], list[int]]: ...

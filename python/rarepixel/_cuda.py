@@ -115,6 +115,16 @@ def forward(
     )
 
 
+def confusion_matrix(
+    described: Describe, input: Tensor, target: Tensor, counts: Tensor, num_classes: int, ignore_index: int
+) -> None:
+    """Add to `counts`: (C, C), then how many labels of target and input are no class."""
+    load_nvrtc()
+    _core.cuda_confusion_matrix(
+        *_place(input), described(input), described(target), described(counts), num_classes, ignore_index
+    )
+
+
 def backward(
     spec: _core.LossSpec,
     described: Describe,

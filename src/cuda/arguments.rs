@@ -2,6 +2,9 @@
 
 use cudarc::driver::DeviceRepr;
 
+use super::variant::Variant;
+use crate::tensor::View;
+
 /// An address in device memory; 0 is null.
 pub type Pointer = u64;
 
@@ -32,6 +35,7 @@ pub struct PassArguments {
     pub incoming: Pointer,
     pub coefficients: Pointer,
     pub gradient: Pointer,
+    pub counts: Pointer,
     pub input_strides: Strides,
     pub target_strides: Strides,
     pub loss_strides: Strides,
@@ -47,6 +51,28 @@ pub struct PassArguments {
     pub rows: i32,
     pub blocks: i32,
     pub classes: i32,
+}
+
+impl PassArguments {
+    /// The way of `rows` times `blocks` blocks over all pixels of the input, with the target beside it.
+    pub fn over(input: &View<'_>, target: &View<'_>, variant: &Variant, rows: usize, blocks: usize) -> Self {
+        // Without a pixel there is no way to go, and nothing to divide by.
+        let (samples, pixels) = if input.samples * input.pixels == 0 { (0, 1) } else { (input.samples, input.pixels) };
+        let step = blocks * variant.pixels_a_block();
+        Self {
+            input: input.address() as Pointer,
+            target: target.address() as Pointer,
+            input_strides: input.strides.into(),
+            target_strides: target.strides.into(),
+            samples: samples as i64,
+            pixels: pixels as i64,
+            step_samples: (step / pixels) as i64,
+            step_pixels: (step % pixels) as i64,
+            rows: rows as i32,
+            blocks: blocks as i32,
+            ..Self::default()
+        }
+    }
 }
 
 /// `FinishArguments` of `finish.cu`, where the fields are explained.
@@ -81,4 +107,4 @@ unsafe impl DeviceRepr for PassArguments {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for FinishArguments {}
 
-const _: () = assert!(size_of::<PassArguments>() == 256 && size_of::<FinishArguments>() == 128);
+const _: () = assert!(size_of::<PassArguments>() == 264 && size_of::<FinishArguments>() == 128);

@@ -26,6 +26,14 @@ pub fn compute_type(dtype: DType) -> DType {
     if dtype == DType::Float64 { DType::Float64 } else { DType::Float32 }
 }
 
+/// The kernels count classes in 32 bits.
+pub fn check_classes(argument: &'static str, classes: usize) -> Result<()> {
+    match i32::try_from(classes) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Error::value(argument, format!("{classes} classes"), "at most 2147483647 on CUDA")),
+    }
+}
+
 /// `input` must be (N, C, pixels) of logits; `target` (N, pixels) of class indices, or (N, C, pixels) in the type of the computation,
 /// for Dice alone.
 pub fn check_operands(spec: &LossSpec, input: &View<'_>, target: &Target<'_>) -> Result<()> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::arguments::{FinishArguments, PassArguments, Pointer};
 use super::device::{Device, Kernel};
-use super::operands::{Target, check_operands, compute_type};
+use super::operands::{Target, check_classes, check_operands, compute_type};
 use super::variant::{Source, Variant};
 use crate::loss::spec::{Absent, Average, LossSpec, PixelLoss, Reduction};
 use crate::loss::sums;
@@ -97,9 +97,7 @@ impl<'a> Problem<'a> {
         stream: u64,
     ) -> Result<Self> {
         check_operands(spec, &input, &target)?;
-        if i32::try_from(input.channels).is_err() {
-            return Err(Error::value("input", format!("{} classes", input.channels), "at most 2147483647 on CUDA"));
-        }
+        check_classes("input", input.channels)?;
         Ok(Self { spec, input, target, device, stream })
     }
 
@@ -150,37 +148,23 @@ impl<'a> Problem<'a> {
     fn blocks(&self, variant: &Variant, kernel: &Kernel) -> usize {
         let rows = self.rows().max(1);
         let pixels = self.input.samples * self.input.pixels / rows;
-        let needed = pixels.div_ceil((variant.threads * variant.width) as usize);
+        let needed = pixels.div_ceil(variant.pixels_a_block());
         needed.min((kernel.resident as usize).div_ceil(rows)).max(1)
     }
 
     /// What both passes hand to their kernels.
     fn arguments(&self, pass: &Pass<'a>, variant: &Variant, blocks: usize) -> PassArguments {
-        let (samples, pixels) = (pass.input.samples, pass.input.pixels);
-        // Without a pixel there is no way to go, and nothing to divide by.
-        let (samples, pixels) = if samples * pixels == 0 { (0, 1) } else { (samples, pixels) };
-        let step = blocks * (variant.threads * variant.width) as usize;
         let (gamma, smoothing) = match self.spec.pixel {
             Some((PixelLoss::Focal { gamma, .. }, _)) => (gamma, 0.0),
             Some((PixelLoss::CrossEntropy { label_smoothing }, _)) => (0.0, label_smoothing / self.classes() as f64),
             None => (0.0, 0.0),
         };
         PassArguments {
-            input: pass.input.address() as Pointer,
-            target: pass.target.view().address() as Pointer,
-            input_strides: pass.input.strides.into(),
-            target_strides: pass.target.view().strides.into(),
-            samples: samples as i64,
-            pixels: pixels as i64,
-            step_samples: (step / pixels) as i64,
-            step_pixels: (step % pixels) as i64,
             ignore_index: self.spec.ignore_index,
             gamma,
             smoothing,
-            rows: self.rows().max(1) as i32,
-            blocks: blocks as i32,
             classes: self.classes() as i32,
-            ..PassArguments::default()
+            ..PassArguments::over(&pass.input, &pass.target.view(), variant, self.rows().max(1), blocks)
         }
     }
 

@@ -14,6 +14,8 @@ pub enum Source {
     Gradient,
     /// The one-block kernels between them.
     Finish,
+    /// The confusion matrix.
+    Confusion,
 }
 
 impl Source {
@@ -23,6 +25,7 @@ impl Source {
             Self::Reduce => &["reduce"],
             Self::Gradient => &["gradient"],
             Self::Finish => &["finish", "coefficients"],
+            Self::Confusion => &["confusion"],
         }
     }
 }
@@ -37,7 +40,7 @@ fn power(gamma: f64) -> i32 {
 pub struct Variant {
     /// Which source.
     pub source: Source,
-    /// Of the logits.
+    /// Of the logits, or of the labels of a confusion matrix's input.
     pub input: DType,
     /// Of class indices; none with soft targets.
     pub label: Option<DType>,
@@ -59,12 +62,15 @@ pub struct Variant {
     region: bool,
 }
 
-/// Up to so many classes live in registers. Doubles take two registers each.
+/// Up to so many classes live in registers.
+const MAX_CLASSES: usize = 32;
+
+/// The same of a loss. Doubles take two registers each.
 fn max_classes(real: DType, soft: bool) -> usize {
     match (real, soft) {
         (DType::Float64, true) => 8,
         (DType::Float64, false) => 24,
-        _ => 32,
+        _ => MAX_CLASSES,
     }
 }
 
@@ -101,7 +107,27 @@ impl Variant {
         Self { width, channels_last, ..base }
     }
 
+    /// The confusion matrix of logits or labels and a target's labels.
+    pub fn confusion(input: &View<'_>, target: &View<'_>, classes: usize) -> Self {
+        let base = Self::confusion_of(input.dtype(), target.dtype(), classes);
+        let (width, channels_last) = width(&base, &[input], &Target::Index(*target));
+        Self { width, channels_last, ..base }
+    }
+
     /// The same from dtypes alone, for one pixel at a time.
+    pub fn confusion_of(input: DType, label: DType, classes: usize) -> Self {
+        let in_registers = classes <= MAX_CLASSES;
+        Self {
+            source: Source::Confusion,
+            label: Some(label),
+            classes: if in_registers { classes as u32 } else { 0 },
+            threads: 256,
+            blocks: if classes <= 8 { 3 } else { 2 },
+            ..Self::finish(input)
+        }
+    }
+
+    /// A loss from dtypes alone, for one pixel at a time.
     pub fn of(source: Source, spec: &LossSpec, input: DType, label: Option<DType>, classes: usize) -> Self {
         let real = compute_type(input);
         let in_registers = classes <= max_classes(real, label.is_none());
@@ -168,9 +194,15 @@ impl Variant {
             format!("WEIGHTED_PT={}", i32::from(self.weighted_pt)),
             format!("SMOOTHING={}", i32::from(self.smoothing)),
             format!("REGION={}", i32::from(self.region)),
+            format!("PREDICTED={}", i32::from(!self.input.is_floating())),
         ];
         list.extend(self.label.map(|label| format!("LABEL={}", type_name(label))));
         list
+    }
+
+    /// Pixels that a block takes at a time.
+    pub fn pixels_a_block(&self) -> usize {
+        (self.threads * self.width) as usize
     }
 
     /// The most pixels a thread of this variant takes at a time: loads of 128 bits, or less where the values of so many pixels
@@ -178,6 +210,9 @@ impl Variant {
     pub fn max_width(&self) -> u32 {
         let real = compute_type(self.input);
         let vector = 16 / self.input.size() as u32;
+        if !self.input.is_floating() {
+            return vector.min(8);
+        }
         match (self.classes, real, self.label) {
             (0, ..) => 1,
             (..=8, _, None) => 16 / real.size() as u32,

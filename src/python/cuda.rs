@@ -187,7 +187,7 @@ pub fn cuda_cache() -> Option<(std::path::PathBuf, usize, u64, Option<String>)> 
     cache::summary().map(|found| (found.directory, found.entries, found.bytes, found.problem))
 }
 
-/// (image, log) of one kernel, for tests of the static budget: `source` is reduce, gradient or finish, `target` a label's dtype or
+/// (image, log) of one kernel, for tests of the static budget: `source` is reduce, gradient, finish or confusion, `target` a label's dtype or
 /// "soft", `architecture` such as 90; no device or driver is needed.
 #[pyfunction]
 pub fn cuda_compile(
@@ -208,7 +208,8 @@ pub fn cuda_compile(
         "finish" => Variant::finish(compute_type(input)),
         "reduce" => Variant::of(Source::Reduce, &spec.spec, input, label, classes),
         "gradient" => Variant::of(Source::Gradient, &spec.spec, input, label, classes),
-        other => return Err(Error::value("source", other, "reduce, gradient or finish").into()),
+        "confusion" => Variant::confusion_of(input, dtype("target", target)?, classes),
+        other => return Err(Error::value("source", other, "reduce, gradient, finish or confusion").into()),
     };
     variant.width = variant.max_width();
     variant.channels_last = channels_last;

@@ -22,7 +22,7 @@ mod _core {
     #[pymodule_export]
     use super::loss::{PyLossSpec, default_threads, folds, loss_backward, loss_finish, loss_forward};
     #[pymodule_export]
-    use super::metrics::confusion_matrix;
+    use super::metrics::{confusion_matrix, cuda_confusion_matrix};
     #[pymodule_export]
     use super::xbd::{
         XBDFeed, XBDRun, xbd_check, xbd_count_pixels, xbd_index, xbd_pack, xbd_rasterize_label, xbd_read_image,

@@ -72,6 +72,18 @@ def test_registers_of_other_losses_and_layouts(classes: int) -> None:
         check(log, BOUNDS[classes], case)
 
 
+@pytest.mark.parametrize("classes", [5, 8, 32, 33])
+def test_registers_of_the_confusion_matrix(classes: int) -> None:
+    operands = [("float32", "int64", number) for number in ARCHITECTURES]
+    operands += product(("float16", "float64", "uint8"), ("uint8", "int64"), (75, 120))
+    cases = [
+        (PLAIN, "confusion", input, label, classes, channels_last, architecture)
+        for (input, label, architecture), channels_last in product(operands, (False, True))
+    ]
+    for case, log in zip(cases, all_compiled(cases), strict=True):
+        check(log, 85 if classes <= 8 else 128, case)
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_finishing_kernels(architecture: int) -> None:
     for input in ("float32", "float64"):
@@ -91,6 +103,10 @@ def test_loads_and_stores_are_of_128_bits(input: str, channels_last: bool) -> No
         wide = re.findall(r"(ld|st)\.global\S*\.(?:v4\.\w*32|v2\.\w*64)\b", ptx)
         assert wide.count("ld") == 5, f"{source}: {wide}"
         assert wide.count("st") == (5 if source == "gradient" else 0), f"{source}: {wide}"
+    wide = re.findall(
+        r"ld\.global\S*\.(?:v4\.\w*32|v2\.\w*64)\b", ptx_of("confusion", input, "uint8", 5, channels_last)
+    )
+    assert len(wide) == 5
 
 
 def disassembler() -> Path | None:
@@ -124,7 +140,7 @@ def test_machine_code(input: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "kernel", "size"), [("reduce", "reduce", 256), ("gradient", "gradient", 256), ("finish", "finish", 128)]
+    ("source", "kernel", "size"), [("reduce", "reduce", 264), ("gradient", "gradient", 264), ("finish", "finish", 128)]
 )
 def test_parameters_are_the_structs_of_the_host(source: str, kernel: str, size: int) -> None:
     """src/cuda/arguments.rs asserts the same sizes."""
