@@ -64,24 +64,33 @@ class Inputs:
         (gradient,) = torch.autograd.grad(loss, logits)
         return loss.detach(), gradient / self._times**2
 
-    def check_loss(self, loss: Tensor, truth: Tensor, name: str) -> None:
-        """AssertionError unless it is the true one."""
+    def check_loss(self, loss: Tensor, truth: Tensor, name: str, rtol: float | None = None) -> float:
+        """Its relative error; AssertionError where that is above `rtol`, by default that of the type."""
         off = abs(loss.item() / truth.item() - 1)
-        bound = TOLERANCES[self.dtype][0]
+        bound = rtol or TOLERANCES[self.dtype][0]
         assert off <= bound, f"{name}: loss {loss.item()}, expected {truth.item()}: off by {off:.1e}"
+        return off
 
-    def check(self, loss: Tensor, gradient: Tensor, truth: Truth, name: str, scale: float = 1.0) -> None:
-        """AssertionError unless loss and gradient (times `scale`, that of the incoming one) are the true ones."""
-        self.check_loss(loss, truth[0], name)
+    def check_gradient(
+        self, gradient: Tensor, truth: Tensor, name: str, rtol: float | None = None, scale: float = 1.0
+    ) -> float:
+        """Its largest error, relative to its largest element, where `scale` is the incoming gradient.
+
+        AssertionError where that is above `rtol`, by default that of the type.
+        """
         _, gradient_rtol, gradient_atol = TOLERANCES[self.dtype]
         assert gradient.dtype == self.dtype, f"{name}: gradient in {gradient.dtype}, expected {self.dtype}"
         patch = self._patch()[0].shape[-1]
-        expected = truth[1] * scale
-        bound = gradient_rtol * expected.abs().max().item() + gradient_atol
+        expected = truth * scale
+        largest = expected.abs().max().item()
+        bound = (rtol or gradient_rtol) * largest + gradient_atol
+        worst = 0.0
         for rows in gradient.split(patch, 2):
             for part in rows.split(patch, 3):
                 error = (part.double() - expected).abs().max().item()
                 assert error <= bound, f"{name}: gradient off by {error:.1e}, allowed {bound:.1e}"
+                worst = max(worst, error / largest)
+        return worst
 
     @property
     def _times(self) -> int:

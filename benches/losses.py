@@ -52,10 +52,10 @@ def _case(
     truths: dict[object, Truth] = {}
     batches = {trial.inputs: trial.inputs.make() for trial in trials}
     runners = [Runner(trial, batches[trial.inputs]) for trial in trials]
-    extra = []
+    extra, errors = [], []
     for runner in runners:
         torch.set_num_threads(runner.trial.threads or threads)
-        runner.check(truths)
+        errors.append(runner.check(truths))
         measured = section.memory and with_memory
         extra.append(memory.in_fresh_process(section.name, runner.trial, threads) if measured else {})
         progress.advance(task)
@@ -79,6 +79,8 @@ def _case(
                 p80_ms=percentile(samples[i], 80) * 1e3,
                 relative=medians[trials[i].contender] / baseline if baseline else None,
                 extra_memory=extra[i].get(name),
+                loss_error=errors[i].get("loss_error"),
+                gradient_error=errors[i].get("gradient_error"),
             )
             for i in able
         ]
@@ -123,7 +125,7 @@ def main(
                 group = [trial for trial in trials if trial.case == case]
                 measurements += _case(chosen, group, threads, rounds, with_memory, progress)
     console = Console()
-    console.width = max(console.width, 140)  # narrower, columns would be cut
+    console.width = max(console.width, 160)  # narrower, columns would be cut
     console.print(report.table(measurements))
     path = output or (None if quick else RESULTS / machine.file_name())
     if path:

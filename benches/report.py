@@ -37,6 +37,10 @@ class Measurement:
     """Median time a logit, over that of the section's baseline in the same case and pass."""
     extra_memory: float | None
     """At the peak, in multiples of the logits."""
+    loss_error: float | None
+    """Of the float64 value of the contender's own definition, relative."""
+    gradient_error: float | None
+    """The largest, over the largest element."""
 
     @classmethod
     def of(cls, section: str, trial: Trial, **measured: object) -> Measurement:
@@ -59,13 +63,15 @@ def table(measurements: Sequence[Measurement]) -> Table:
         box=box.SIMPLE,
         caption=f"{machine.cpu()}. Milliseconds. training: forward + backward; no-grad: forward under no_grad;"
         " backward: alone, after a forward pass that may have computed the gradient on its way; x: median time a logit"
-        " over that of the baseline (*) of the same case; memory: extra at the peak, in multiples of the logits.",
+        " over that of the baseline (*) of the same case; memory: extra at the peak, in multiples of the logits;"
+        " error: relative, against each contender's own definition in float64.",
     )
     result.add_column("", no_wrap=True)
     for heading in (
         *("training\np20", "\np50", "\np80", "\nx"),
         *("no-grad\np50", "\nx", "backward\np50", "\nx"),
         *("memory,\ntraining", "memory,\nno-grad"),
+        *("error,\nloss", "error,\ngradient"),
     ):
         result.add_column(heading, justify="right", no_wrap=True)
     group: tuple[str, str] | None = None
@@ -87,6 +93,7 @@ def table(measurements: Sequence[Measurement]) -> Table:
             _number(backward and backward.p50_ms),
             _times(backward),
             *(_number(one and one.extra_memory) for one in (training, forward)),
+            *(_error(training and getattr(training, name)) for name in ("loss_error", "gradient_error")),
         )
     return result
 
@@ -95,6 +102,10 @@ def _number(value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:.2f}" if abs(value) < 0.005 or abs(value) >= 1 else f"{value:.3g}"
+
+
+def _error(value: float | None) -> str:
+    return "" if value is None else f"{value:.0e}"
 
 
 def _times(measurement: Measurement | None) -> str:

@@ -32,7 +32,7 @@ class Section:
 
 
 def _trial(case: str, contender: str, peer: Peer, inputs: Inputs, **options: object) -> Trial:
-    return Trial(case, contender, peer.make, peer.definition, inputs, **options)
+    return Trial(case, contender, peer.make, peer.definition, inputs, rtol=peer.rtol, **options)
 
 
 def _libraries(inputs: Inputs) -> Section:

@@ -25,6 +25,8 @@ class Trial:
     scale: float = 1.0
     """The incoming gradient: other than 1 under a GradScaler, or where losses are added up with factors."""
     differentiable: bool = True
+    rtol: float | None = None
+    """Largest relative error, where the contender is known to be less exact than its type."""
     threads: int | None = None
     """Threads of torch and rarepixel; None: as many as torch takes by itself."""
 
@@ -57,17 +59,24 @@ class Runner:
         """Both, as in training."""
         return self.backward(self.forward_for_backward())
 
-    def check(self, truths: dict[object, Truth]) -> None:
-        """AssertionError unless the answer is right, with and without a gradient. Truths are computed once and kept."""
+    def check(self, truths: dict[object, Truth]) -> dict[str, float]:
+        """Relative errors of loss and gradient; AssertionError unless the answer is right, with and without a gradient.
+
+        Truths are computed once and kept.
+        """
         trial, inputs = self.trial, self.trial.inputs
         name = f"{trial.case}, {trial.contender}"
         if not trial.differentiable:
             answer, expected = self.forward(), trial.definition(self.logits, self.target)
             assert answer.equal(expected), f"{name}: got {answer.tolist()}, expected {expected.tolist()}"
-            return
+            return {}
         key = (trial.definition, inputs.samples, inputs.classes, inputs.size, inputs.dtype)
         if key not in truths:
             truths[key] = inputs.truth(trial.definition)
         loss = self.forward_for_backward()
-        inputs.check(loss.detach(), self.backward(loss), truths[key], name, trial.scale)
-        inputs.check_loss(self.forward(), truths[key][0], name)
+        true_loss, true_gradient = truths[key]
+        inputs.check_loss(self.forward(), true_loss, name, trial.rtol)
+        return {
+            "loss_error": inputs.check_loss(loss.detach(), true_loss, name, trial.rtol),
+            "gradient_error": inputs.check_gradient(self.backward(loss), true_gradient, name, trial.rtol, trial.scale),
+        }

@@ -92,6 +92,9 @@ def test_the_script_times_every_trial_and_writes_csv_and_picture(tmp_path: Path)
     for row in rows:
         assert 0 < float(row["p20_ms"]) <= float(row["p50_ms"]) <= float(row["p80_ms"])
         assert row["cpu"]
+        if row["pass"] == "forward + backward":
+            assert float(row["loss_error"]) < 1e-4
+            assert float(row["gradient_error"]) < 1e-4
         assert "torch" in row["versions"]
     assert bars.stat().st_size > 10_000
 
@@ -142,10 +145,11 @@ def test_a_wrong_element_in_the_last_tile_is_found() -> None:
     logits, target = inputs.make()
     loss = F.cross_entropy(logits, target)
     (gradient,) = torch.autograd.grad(loss, logits)
-    inputs.check(loss, gradient, truth, "right")
+    inputs.check_loss(loss, truth[0], "right")
+    assert inputs.check_gradient(gradient, truth[1], "right") < 1e-5
     gradient[0, -1, -1, -1] += gradient.abs().max()
     with pytest.raises(AssertionError, match="wrong: gradient off"):
-        inputs.check(loss, gradient, truth, "wrong")
+        inputs.check_gradient(gradient, truth[1], "wrong")
 
 
 @pytest.mark.skipif(not memory.measurable(), reason="the system does not tell the peak of its memory")
@@ -179,7 +183,10 @@ def test_rounds_are_interleaved_and_preparation_is_not_timed() -> None:
         return timing.Action(lambda: time.sleep(0.02), run)
 
     samples = timing.interleaved([action("a", 0.001), action("b", 0.002)], rounds=5)
-    warm_up, rounds = calls[:4], calls[4:]  # both are too long to need repetition
+    # Both are too long to need repetition; every sample has an untimed run before it.
+    assert calls[::2] == calls[1::2]
+    turns = calls[::2]
+    warm_up, rounds = turns[:4], turns[4:]
     assert sorted(warm_up) == ["a", "a", "b", "b"]
     assert len(rounds) == 10
     assert all({first, second} == {"a", "b"} for first, second in zip(rounds[::2], rounds[1::2], strict=True))
@@ -214,6 +221,8 @@ def test_a_picture_needs_the_libraries(tmp_path: Path) -> None:
         p80_ms=1.0,
         relative=None,
         extra_memory=None,
+        loss_error=None,
+        gradient_error=None,
     )
     with pytest.raises(ValueError, match="libraries"):
         picture.draw([one], tmp_path / "bars.png")

@@ -24,6 +24,7 @@ __all__ = [
     "cuda_nvrtc",
     "cuda_workspace",
     "default_threads",
+    "join_torch",
     "folds",
     "loss_backward",
     "loss_finish",
@@ -147,6 +148,7 @@ def cuda_compile(
     ptx: bool,
 ) -> tuple[bytes, str]: ...
 def default_threads() -> int: ...
+def join_torch() -> bool: ...
 
 # xBD: what rarepixel.xbd wraps. A half of a tile is (image, label, target).
 _Path: TypeAlias = str | os.PathLike[str]

@@ -30,6 +30,9 @@ _DTYPES = {
 }
 
 
+# Before any fork: see src/cpu/team.rs.
+_core.join_torch()
+
 # Weights for each class as Rust reads them: a list of numbers on the CPU, a tensor on CUDA.
 Weight: TypeAlias = Any
 

@@ -8,6 +8,7 @@ pub mod pool;
 mod problem;
 pub mod resize;
 pub mod simd;
+pub mod team;
 mod transfer;
 mod upsample;
 

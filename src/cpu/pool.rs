@@ -1,9 +1,11 @@
-//! Threads of our own, which survive a fork and do not wake for small work.
+//! Sharing jobs between threads: torch's where there are some, else threads of our own, which survive a fork. Small work wakes nobody.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use super::team;
 
 /// More threads than this are not used.
 pub const MAX_THREADS: usize = 256;
@@ -75,12 +77,15 @@ pub fn run<S, R: Send>(
         }
         done.lock().expect("no holder panics").append(&mut results);
     };
-    pool(threads.min(MAX_THREADS + 1) - 1).in_place_scope(|scope| {
-        for _ in 0..helpers {
-            scope.spawn(|_| participate());
-        }
-        participate();
-    });
+    // As many as torch uses, though fewer may have work: a team of another size would be a new one.
+    if !team::share(threads, &participate) {
+        pool(threads.min(MAX_THREADS + 1) - 1).in_place_scope(|scope| {
+            for _ in 0..helpers {
+                scope.spawn(|_| participate());
+            }
+            participate();
+        });
+    }
     let mut done = done.into_inner().expect("no holder panics");
     done.sort_unstable_by_key(|(job, _)| *job);
     done.into_iter().map(|(_, result)| result).collect()

@@ -348,6 +348,12 @@ pub fn folds(shape: Vec<usize>, strides: Vec<isize>, leading: usize) -> bool {
     crate::tensor::fold(&shape[leading..], &strides[leading..]).is_some()
 }
 
+/// Compute on the OpenMP threads of the torch that is loaded, from now on; whether it has some.
+#[pyfunction]
+pub fn join_torch() -> bool {
+    crate::cpu::team::join_torch()
+}
+
 /// The threads to use where nobody says how many: `RAREPIXEL_NUM_THREADS`, else the machine's.
 #[pyfunction]
 pub fn default_threads() -> usize {

@@ -20,7 +20,7 @@ mod _core {
         cuda_workspace,
     };
     #[pymodule_export]
-    use super::loss::{PyLossSpec, default_threads, folds, loss_backward, loss_finish, loss_forward};
+    use super::loss::{PyLossSpec, default_threads, folds, join_torch, loss_backward, loss_finish, loss_forward};
     #[pymodule_export]
     use super::metrics::{confusion_matrix, cuda_confusion_matrix};
     #[pymodule_export]
