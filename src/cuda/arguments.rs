@@ -4,9 +4,18 @@ use cudarc::driver::DeviceRepr;
 
 use super::variant::Variant;
 use crate::tensor::View;
+use crate::{Error, Result};
 
 /// An address in device memory; 0 is null.
 pub type Pointer = u64;
+
+/// The kernels count classes in 32 bits.
+pub fn check_classes(argument: &'static str, classes: usize) -> Result<()> {
+    match i32::try_from(classes) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Error::value(argument, format!("{classes} classes"), "at most 2147483647 on CUDA")),
+    }
+}
 
 /// `Strides` of `pass.cuh`: elements.
 #[derive(Clone, Copy, Debug, Default)]

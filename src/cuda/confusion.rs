@@ -1,8 +1,7 @@
 //! The confusion matrix on the device.
 
-use super::arguments::{PassArguments, Pointer};
+use super::arguments::{PassArguments, Pointer, check_classes};
 use super::device::Device;
-use super::operands::check_classes;
 use super::variant::Variant;
 use crate::Result;
 use crate::metrics::check;

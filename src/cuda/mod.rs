@@ -8,11 +8,9 @@ pub mod compile;
 mod confusion;
 mod device;
 pub mod library;
-mod operands;
 mod problem;
 pub mod variant;
 
 pub use confusion::{add_confusion, confusion_length};
 pub use device::{Device, describe};
-pub use operands::{Target, compute_type};
 pub use problem::{Backward, Forward, Problem};

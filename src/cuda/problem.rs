@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::arguments::{FinishArguments, PassArguments, Pointer};
+use super::arguments::{FinishArguments, PassArguments, Pointer, check_classes};
 use super::device::{Device, Kernel};
-use super::operands::{Target, check_classes, check_operands, compute_type};
 use super::variant::{Source, Variant};
+use crate::loss::operands::{Target, check_operands, check_pixels, compute_type};
 use crate::loss::spec::{Absent, Average, LossSpec, PixelLoss, Reduction};
 use crate::loss::sums;
 use crate::tensor::View;
@@ -72,13 +72,9 @@ struct Pass<'a> {
 impl Pass<'_> {
     /// All samples as one row of pixels where every operand allows it.
     fn joined(self) -> Self {
-        let target = match self.target {
-            Target::Index(view) => Target::Index(view.joined()),
-            Target::Soft(view) => Target::Soft(view.joined()),
-        };
         let joined = Self {
             input: self.input.joined(),
-            target,
+            target: self.target.joined(),
             pixel: self.pixel.map(View::joined),
             gradient: self.gradient.map(View::joined),
         };
@@ -97,6 +93,11 @@ impl<'a> Problem<'a> {
         stream: u64,
     ) -> Result<Self> {
         check_operands(spec, &input, &target)?;
+        check_pixels(&input, &target)?;
+        if matches!(target, Target::Soft(..)) && spec.pixel.is_some() {
+            let expected = "class indices: only Dice takes one-hot or soft targets on CUDA";
+            return Err(Error::value("target", "one value for each class", expected));
+        }
         check_classes("input", input.channels)?;
         Ok(Self { spec, input, target, device, stream })
     }
@@ -106,7 +107,7 @@ impl<'a> Problem<'a> {
     }
 
     fn is_soft(&self) -> bool {
-        matches!(self.target, Target::Soft(_))
+        matches!(self.target, Target::Soft(..))
     }
 
     /// Rows of sums.

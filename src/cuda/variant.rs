@@ -1,7 +1,7 @@
 //! Which kernel serves which loss and operands: every variant is compiled by itself, so that no kernel asks at each pixel what the
 //! loss is.
 
-use super::operands::{Target, compute_type};
+use crate::loss::operands::{Target, compute_type};
 use crate::loss::spec::{LossSpec, PixelLoss, ProbabilityOfTarget};
 use crate::tensor::{DType, View};
 
@@ -99,7 +99,7 @@ impl Variant {
     ) -> Self {
         let label = match target {
             Target::Index(view) => Some(view.dtype()),
-            Target::Soft(_) => None,
+            Target::Soft(..) => None,
         };
         let base = Self::of(source, spec, input.dtype(), label, input.channels);
         let operands: Vec<&View<'_>> = [input].into_iter().chain(gradient).collect();
@@ -246,7 +246,7 @@ fn width(base: &Variant, operands: &[&View<'_>], target: &Target<'_>) -> (u32, b
             let fits = |view: &View<'_>| fits(view, width as usize, channels_last);
             let target_fits = match target {
                 Target::Index(view) => self::fits(view, width as usize, false),
-                Target::Soft(view) => fits(view),
+                Target::Soft(view, _) => fits(view),
             };
             if target_fits && operands.iter().all(|view| fits(view)) {
                 return (width, channels_last);

@@ -6,8 +6,9 @@ use super::loss::PyLossSpec;
 use super::tensor::Tensor;
 use crate::cuda::compile::{Architecture, compile};
 use crate::cuda::variant::{Source, Variant};
-use crate::cuda::{Backward, Device, Forward, Problem, Target, cache, compute_type, describe, library};
+use crate::cuda::{Backward, Device, Forward, Problem, cache, describe, library};
 use crate::loss::LossSpec;
+use crate::loss::operands::{Target, compute_type};
 use crate::tensor::{DType, expect_shape};
 use crate::{Error, Result};
 
@@ -26,7 +27,7 @@ fn problem<'a>(
     }
     let target = if target.shape.len() == shape.len() && spec.spec.pixel.is_none() {
         expect_shape("target", &target.shape, shape, "that of input: one value for each class")?;
-        Target::Soft(target.view("target", "a floating dtype", true)?)
+        Target::Soft(target.view("target", "a floating dtype", true)?, None)
     } else {
         let indices: Vec<usize> = [&shape[..1], &shape[2..]].concat();
         expect_shape("target", &target.shape, &indices, "(N, *spatial) for an input of (N, C, *spatial)")?;
