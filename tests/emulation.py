@@ -23,7 +23,7 @@ from rarepixel import _cuda, ops
 SOURCES = Path(__file__).parent / "cuda" / "emulator"
 FLAGS = ["-std=c++20", "-O2", "-Wall", "-Wextra", "-ffp-contract=off", "-frounding-math", "-fPIC", "-shared"]
 # What _cuda hands to the driver: each call describes the tensors that its kernels may touch.
-CALLS = ("forward", "backward", "confusion_matrix")
+CALLS = ("forward", "backward", "finish", "class_counts", "resize", "confusion_matrix")
 
 
 def build_emulator(folder: Path) -> Path:

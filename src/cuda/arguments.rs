@@ -84,6 +84,16 @@ impl PassArguments {
     }
 }
 
+/// `ResizeArguments` of `resize.cu`, where the fields are explained.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct ResizeArguments {
+    pub pass: PassArguments,
+    pub labels: Pointer,
+    pub from: [i64; 2],
+    pub to: [i64; 2],
+}
+
 /// `FinishArguments` of `finish.cu`, where the fields are explained.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
@@ -115,5 +125,9 @@ pub struct FinishArguments {
 unsafe impl DeviceRepr for PassArguments {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for FinishArguments {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for ResizeArguments {}
 
-const _: () = assert!(size_of::<PassArguments>() == 264 && size_of::<FinishArguments>() == 128);
+const _: () = assert!(
+    size_of::<PassArguments>() == 264 && size_of::<FinishArguments>() == 128 && size_of::<ResizeArguments>() == 304
+);

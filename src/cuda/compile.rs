@@ -17,6 +17,7 @@ fn sources(source: Source) -> Vec<(&'static str, &'static str)> {
         Source::Reduce => vec![number, pass, softmax, ("reduce.cu", include_str!("kernels/reduce.cu"))],
         Source::Gradient => vec![number, pass, softmax, ("gradient.cu", include_str!("kernels/gradient.cu"))],
         Source::Confusion => vec![number, pass, ("confusion.cu", include_str!("kernels/confusion.cu"))],
+        Source::Resize => vec![number, pass, ("resize.cu", include_str!("kernels/resize.cu"))],
         Source::Finish => vec![number, ("finish.cu", include_str!("kernels/finish.cu"))],
     }
 }

@@ -9,8 +9,10 @@ mod confusion;
 mod device;
 pub mod library;
 mod problem;
+mod resize;
 pub mod variant;
 
 pub use confusion::{add_confusion, confusion_length};
 pub use device::{Device, describe};
-pub use problem::{Backward, Forward, Problem};
+pub use problem::{Backward, Forward, Problem, finish_sums};
+pub use resize::Resize;

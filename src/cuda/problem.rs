@@ -8,7 +8,7 @@ use super::variant::{Source, Variant};
 use crate::loss::operands::{Target, check_operands, check_pixels, compute_type};
 use crate::loss::spec::{Absent, Average, LossSpec, PixelLoss, Reduction};
 use crate::loss::sums;
-use crate::tensor::View;
+use crate::tensor::{DType, View};
 use crate::{Error, Result};
 
 /// Columns of the partial sums before those of the classes: the pixel loss and the wrong labels.
@@ -170,29 +170,7 @@ impl<'a> Problem<'a> {
     }
 
     fn finish_arguments(&self) -> FinishArguments {
-        let pixel = match self.spec.pixel {
-            None => 0,
-            Some((PixelLoss::CrossEntropy { .. }, _)) => 1,
-            Some((PixelLoss::Focal { .. }, _)) => 2,
-        };
-        let mut arguments = FinishArguments {
-            pixel,
-            pixel_factor: self.spec.pixel.map_or(0.0, |(_, factor)| factor),
-            rows: self.rows() as i64,
-            classes: self.classes() as i32,
-            mean: i32::from(self.spec.reduction == Reduction::Mean),
-            soft: i32::from(self.is_soft()),
-            ..FinishArguments::default()
-        };
-        if let Some((dice, factor)) = self.spec.region {
-            arguments.region = 1;
-            arguments.region_factor = factor;
-            arguments.smooth = dice.smooth;
-            arguments.macro_average = i32::from(dice.average == Average::Macro);
-            arguments.include_background = i32::from(dice.include_background);
-            arguments.skip_absent = i32::from(dice.absent == Absent::Skip);
-        }
-        arguments
+        finish_arguments(self.spec, self.rows(), self.classes(), self.is_soft())
     }
 
     fn finish_kernel(&self) -> Result<Arc<Kernel>> {
@@ -278,4 +256,50 @@ impl<'a> Problem<'a> {
             Error::value("input", format!("{} samples", self.rows()), "fewer samples with per_sample=True on CUDA")
         })
     }
+}
+
+/// What the finishing kernels are told of the loss.
+fn finish_arguments(spec: &LossSpec, rows: usize, classes: usize, soft: bool) -> FinishArguments {
+    let pixel = match spec.pixel {
+        None => 0,
+        Some((PixelLoss::CrossEntropy { .. }, _)) => 1,
+        Some((PixelLoss::Focal { .. }, _)) => 2,
+    };
+    let mut arguments = FinishArguments {
+        pixel,
+        pixel_factor: spec.pixel.map_or(0.0, |(_, factor)| factor),
+        rows: rows as i64,
+        classes: classes as i32,
+        mean: i32::from(spec.reduction == Reduction::Mean),
+        soft: i32::from(soft),
+        ..FinishArguments::default()
+    };
+    if let Some((dice, factor)) = spec.region {
+        arguments.region = 1;
+        arguments.region_factor = factor;
+        arguments.smooth = dice.smooth;
+        arguments.macro_average = i32::from(dice.average == Average::Macro);
+        arguments.include_background = i32::from(dice.include_background);
+        arguments.skip_absent = i32::from(dice.absent == Absent::Skip);
+    }
+    arguments
+}
+
+/// The loss from one row of sums, which may be those of several ranks added up, (C) weights of Dice or 0, and the loss in the type `real`.
+/// Returns as soon as the kernel is on the stream.
+///
+/// # Safety
+/// As for [`Problem::forward`].
+pub unsafe fn finish_sums(
+    spec: &LossSpec,
+    device: &Device,
+    stream: u64,
+    (sums, classes): (Pointer, usize),
+    dice_weight: Pointer,
+    (loss, real): (Pointer, DType),
+) -> Result<()> {
+    let kernel = device.kernel(&Variant::finish(real))?;
+    let arguments = FinishArguments { sums, loss, dice_weight, ..finish_arguments(spec, 1, classes, false) };
+    // SAFETY: the caller vouches for the pointers.
+    unsafe { device.launch(&kernel, FINISH, stream, 1, &arguments) }
 }

@@ -16,6 +16,8 @@ pub enum Source {
     Finish,
     /// The confusion matrix.
     Confusion,
+    /// A target for a map of logits of another size.
+    Resize,
 }
 
 impl Source {
@@ -26,6 +28,7 @@ impl Source {
             Self::Gradient => &["gradient"],
             Self::Finish => &["finish", "coefficients"],
             Self::Confusion => &["confusion"],
+            Self::Resize => &["nearest", "majority"],
         }
     }
 }
@@ -125,6 +128,11 @@ impl Variant {
             blocks: if classes <= 8 { 3 } else { 2 },
             ..Self::finish(input)
         }
+    }
+
+    /// A target of labels for a map of another size.
+    pub fn resize(label: DType, classes: usize) -> Self {
+        Self { source: Source::Resize, threads: 128, ..Self::confusion_of(DType::Float32, label, classes) }
     }
 
     /// A loss from dtypes alone, for one pixel at a time.

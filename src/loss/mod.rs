@@ -3,6 +3,7 @@
 pub mod operands;
 pub mod pixel;
 pub mod real;
+pub mod resize;
 pub mod spec;
 pub mod sums;
 

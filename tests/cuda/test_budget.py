@@ -84,6 +84,13 @@ def test_registers_of_the_confusion_matrix(classes: int) -> None:
         check(log, 85 if classes <= 8 else 128, case)
 
 
+@pytest.mark.parametrize("classes", [5, 32, 33])
+def test_registers_of_resizing(classes: int) -> None:
+    cases = [(PLAIN, "resize", "float32", "int64", classes, False, architecture) for architecture in ARCHITECTURES]
+    for case, log in zip(cases, all_compiled(cases), strict=True):
+        check(log, 128, case)
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_finishing_kernels(architecture: int) -> None:
     for input in ("float32", "float64"):
@@ -140,7 +147,8 @@ def test_machine_code(input: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "kernel", "size"), [("reduce", "reduce", 264), ("gradient", "gradient", 264), ("finish", "finish", 128)]
+    ("source", "kernel", "size"),
+    [("reduce", "reduce", 264), ("gradient", "gradient", 264), ("finish", "finish", 128), ("resize", "majority", 304)],
 )
 def test_parameters_are_the_structs_of_the_host(source: str, kernel: str, size: int) -> None:
     """src/cuda/arguments.rs asserts the same sizes."""

@@ -44,7 +44,11 @@ VARIANTS = {
     | {"INPUT": "Half", "LABEL": "unsigned char", "WIDTH": "8", "CHANNELS_LAST": "1"},
     "confusion of labels": FLOAT | {"INPUT": "short", "LABEL": "int", "PREDICTED": "1"},
     "confusion, 40 classes": FLOAT | {"CLASSES": "0", "C": "40", "WIDTH": "1"},
+    "resize": FLOAT | {"LABEL": "unsigned char", "WIDTH": "1"},
+    "resize, 40 classes": FLOAT | {"CLASSES": "0", "C": "40", "WIDTH": "1"},
 }
+# What the name of a variant begins with; all others are losses.
+PROGRAMS = {"confusion": "confusion.cpp", "resize": "resize.cpp"}
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
 
@@ -62,7 +66,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def build(variant: str, sanitizer: str, engine: Path, folder: Path, kernels: Path = KERNELS) -> Path:
     program = folder / "check"
-    source = "confusion.cpp" if variant.startswith("confusion") else "loss.cpp"
+    (source,) = [name for start, name in PROGRAMS.items() if variant.startswith(start)] or ["loss.cpp"]
     macros = VARIANTS[variant] | {
         "REAL": "float",
         "BLOCKS": "1",

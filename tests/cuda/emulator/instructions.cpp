@@ -304,6 +304,7 @@ Table make_table() {
   t["cvt.rni.s32.f32"] = one<s32, float, [](float a) { return (s32)std::nearbyint(a); }>;
   t["cvt.rni.f32.f32"] = one<float, float, [](float a) { return std::nearbyint(a); }>;
   t["cvt.rzi.f32.f32"] = one<float, float, [](float a) { return std::trunc(a); }>;
+  t["cvt.rzi.s64.f32"] = one<s64, float, [](float a) { return (s64)a; }>;
   t["cvt.rni.s32.f64"] = one<s32, double, [](double a) { return (s32)std::nearbyint(a); }>;
 
   t["ex2.approx.ftz.f32"] = one<float, float, [](float a) { return flushed(std::exp2(flushed(a))); }>;
