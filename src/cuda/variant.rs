@@ -69,10 +69,10 @@ pub struct Variant {
 const MAX_CLASSES: usize = 32;
 
 /// The same of a loss. Doubles take two registers each.
-fn max_classes(real: DType, soft: bool) -> usize {
-    match (real, soft) {
-        (DType::Float64, true) => 8,
-        (DType::Float64, false) => 24,
+fn max_classes(real: DType, soft: bool, smoothing: bool) -> usize {
+    match (real, soft, smoothing) {
+        (DType::Float64, true, _) => 8,
+        (DType::Float64, _, true) => 28, // with 32, sm_120 spills four registers
         _ => MAX_CLASSES,
     }
 }
@@ -138,7 +138,6 @@ impl Variant {
     /// A loss from dtypes alone, for one pixel at a time.
     pub fn of(source: Source, spec: &LossSpec, input: DType, label: Option<DType>, classes: usize) -> Self {
         let real = compute_type(input);
-        let in_registers = classes <= max_classes(real, label.is_none());
         let (mut pixel, mut gamma, mut weighted_pt, mut smoothing) = (0, 0.0, false, false);
         match spec.pixel {
             Some((PixelLoss::CrossEntropy { label_smoothing }, _)) => (pixel, smoothing) = (1, label_smoothing != 0.0),
@@ -147,6 +146,7 @@ impl Variant {
             }
             None => {}
         }
+        let in_registers = classes <= max_classes(real, label.is_none(), smoothing);
         let (threads, blocks) = if in_registers { shape(real, classes) } else { (32, 1) };
         let classes = if in_registers { classes as u32 } else { 0 };
         let region = spec.region.is_some();

@@ -6,10 +6,11 @@ __device__ __forceinline__ Real weight_of(const Arguments& a, int y) { return a.
 // One pixel: its logits, and with them e_c = exp(z_c - m).
 struct Logits {
   Real m;
+  Real spread = 0;  // label smoothing: sum_c w_c (m - z_c)
 #if CLASSES
   Real value[CLASSES];  // z_c, then e_c
 
-  __device__ __forceinline__ Logits(Block<Input>& block, int k, bool valid) {
+  __device__ __forceinline__ Logits(const Arguments& a, Block<Input>& block, int k, bool valid) {
     m = -infinity();
 #pragma unroll
     for (int c = 0; c < CLASSES; ++c) {
@@ -18,7 +19,12 @@ struct Logits {
       m = larger(m, value[c]);
     }
 #pragma unroll
-    for (int c = 0; c < CLASSES; ++c) value[c] = exponential(value[c] - m);
+    for (int c = 0; c < CLASSES; ++c) {
+      value[c] -= m;
+      if (SMOOTHING) spread -= weight_of(a, c) * value[c];
+    }
+#pragma unroll
+    for (int c = 0; c < CLASSES; ++c) value[c] = exponential(value[c]);
   }
   __device__ __forceinline__ Real e(int c) const { return value[c]; }
 #else
@@ -26,10 +32,11 @@ struct Logits {
   int64 stride;
   bool valid;
 
-  __device__ __forceinline__ Logits(const Input* from, int64 stride, int classes, bool valid)
-      : from(from), stride(stride), valid(valid) {
+  __device__ __forceinline__ Logits(const Arguments& a, const Input* from, bool valid)
+      : from(from), stride(a.input_strides.channel), valid(valid) {
     m = -infinity();
-    for (int c = 0; c < classes; ++c) m = larger(m, z(c));
+    EACH_CLASS(c) m = larger(m, z(c));
+    if (SMOOTHING) EACH_CLASS(c) spread += weight_of(a, c) * (m - z(c));
   }
   __device__ __forceinline__ Real z(int c) const { return valid ? to_real(load(from + c * stride)) : (Real)0; }
   __device__ __forceinline__ Real e(int c) const { return exponential(z(c) - m); }
