@@ -16,6 +16,8 @@ use rarepixel::tensor::{DType, View};
 
 const CLASSES: usize = 5;
 const WEIGHT: [f64; CLASSES] = [1.0, 5.0, 20.0, 20.0, 20.0];
+/// Neighbours share a class, as in a mask.
+const BLOB: usize = 4;
 const SMOOTH: f64 = 1e-6;
 
 /// (samples, CLASSES, pixels) logits of one dtype as bytes, and (samples, pixels) uint8 labels.
@@ -51,13 +53,12 @@ impl Batch {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 40) as f64 / (1u64 << 24) as f64
         };
-        let labels: Vec<u8> = (0..samples * pixels)
-            .map(|_| match uniform() {
-                x if x < 0.96 => 0,
-                x if x < 0.997 => 1,
-                x => 2 + ((x - 0.997) / 0.001) as u8,
-            })
-            .collect();
+        let mut label = || match uniform() {
+            x if x < 0.96 => 0,
+            x if x < 0.997 => 1,
+            x => 2 + ((x - 0.997) / 0.001) as u8,
+        };
+        let labels: Vec<u8> = (0..samples * pixels / BLOB).flat_map(|_| [label(); BLOB]).collect();
         let mut logits = Vec::new();
         for sample in 0..samples {
             for class in 0..CLASSES {
@@ -217,6 +218,7 @@ fn main() {
         bench(&mut criterion, "large", &Batch::new(4, 512 * 512, dtype));
     }
     bench(&mut criterion, "small", &Batch::new(1, 16 * 16, DType::Float32));
+    bench(&mut criterion, "cached", &Batch::new(1, 128 * 128, DType::Float32));
     criterion.final_summary();
 }
 

@@ -5,22 +5,41 @@
 use super::simd::Element;
 
 /// An integer type that labels come in.
-pub trait Label: Copy {
+pub trait Label: Copy + PartialEq {
     /// Widened.
     fn to_i64(self) -> i64;
+    /// As 32 bits; the label fits.
+    fn to_i32(self) -> i32;
+    /// Itself below [`OTHER`], else that.
+    fn narrow(self) -> u8;
+    /// From a number, if it is one of the type's.
+    fn from_i64(value: i64) -> Option<Self>;
 }
 
 macro_rules! label {
-    ($($integer:ty),*) => {
+    ($($integer:ty, $unsigned:ty);*) => {
         $(impl Label for $integer {
             #[inline(always)]
             fn to_i64(self) -> i64 {
                 i64::from(self)
             }
+            #[inline(always)]
+            fn to_i32(self) -> i32 {
+                self as i32
+            }
+            #[inline(always)]
+            fn narrow(self) -> u8 {
+                // Negative ones become large.
+                (self as $unsigned).min(<$unsigned>::from(OTHER)) as u8
+            }
+            #[inline(always)]
+            fn from_i64(value: i64) -> Option<Self> {
+                value.try_into().ok()
+            }
         })*
     };
 }
-label!(u8, i16, i32, i64);
+label!(u8, u8; i16, u16; i32, u32; i64, u64);
 
 /// `$body` with `$label` as the integer type that the view's labels have.
 macro_rules! with_labels {
@@ -46,6 +65,10 @@ const BLOCK: usize = 4096;
 const ROW: usize = 64;
 /// Above this many classes a table is faster than a comparison for each class.
 const MAX_COMPARED: usize = 16;
+/// Narrowed labels that are no class.
+const OTHER: u8 = 253;
+const IGNORED: u8 = 254;
+const PADDING: u8 = 255;
 
 /// Add to `counts[c]` the labels equal to c; those equal to `ignore_index` are not counted.
 ///
@@ -62,46 +85,95 @@ pub unsafe fn count<L: Label>(
     counts: &mut [u64],
 ) -> Option<usize> {
     let classes = counts.len() as u64;
-    let small = classes <= MAX_COMPARED as u64;
-    let mut block = [u8::MAX; BLOCK];
+    let is_bad = |label: i64| label != ignore_index && label as u64 >= classes;
     for start in (0..len).step_by(BLOCK) {
-        let end = len.min(start + BLOCK);
-        // SAFETY: i < len.
-        let at = |i: usize| unsafe { from.offset(i as isize * stride).read_unaligned() }.to_i64();
-        let is_bad = |label: i64| label != ignore_index && label as u64 >= classes;
-        let mut bad = false;
-        // Plain index loops: iterator adapters are not always inlined into a function of another instruction set.
-        if small {
-            let block = &mut block[..end - start];
-            for i in 0..block.len() {
-                let label = at(start + i);
-                bad |= is_bad(label);
-                block[i] = if label == ignore_index { u8::MAX } else { label as u8 };
-            }
-        } else {
-            for i in start..end {
-                bad |= is_bad(at(i));
-            }
-        }
-        if bad {
-            return (start..end).find(|&i| is_bad(at(i)));
-        }
-        if small {
-            let rows = (end - start).next_multiple_of(ROW);
-            block[end - start..rows].fill(u8::MAX);
-            for class in 0..counts.len() {
-                counts[class] += count_equal(&block[..rows], class as u8);
-            }
-        } else {
-            for i in start..end {
-                let label = at(i);
-                if label != ignore_index {
-                    counts[label as usize] += 1;
-                }
+        let len = BLOCK.min(len - start);
+        // SAFETY: the block's labels are among those of the caller's promise.
+        unsafe {
+            let from = from.offset(start as isize * stride);
+            let at = |i: usize| from.offset(i as isize * stride).read_unaligned().to_i64();
+            let good = if classes <= MAX_COMPARED as u64 {
+                count_few(from, stride, len, ignore_index, counts) == len as u64
+            } else {
+                count_many(from, stride, len, ignore_index, counts)
+            };
+            if !good {
+                return (0..len).find(|&i| is_bad(at(i))).map(|i| start + i);
             }
         }
     }
     None
+}
+
+/// Count the labels of a block in a table; false, with nothing counted, where one is no class and not ignored.
+///
+/// # Safety
+/// As for [`count`].
+#[inline(always)]
+unsafe fn count_many<L: Label>(
+    from: *const L,
+    stride: isize,
+    len: usize,
+    ignore_index: i64,
+    counts: &mut [u64],
+) -> bool {
+    let classes = counts.len() as u64;
+    // SAFETY: i < len.
+    let at = |i: usize| unsafe { from.offset(i as isize * stride).read_unaligned() }.to_i64();
+    // Plain index loops: iterator adapters are not always inlined into a function of another instruction set.
+    let mut bad = false;
+    for i in 0..len {
+        bad |= at(i) != ignore_index && at(i) as u64 >= classes;
+    }
+    if bad {
+        return false;
+    }
+    for i in 0..len {
+        if at(i) != ignore_index {
+            counts[at(i) as usize] += 1;
+        }
+    }
+    true
+}
+
+/// Count the labels of a block by comparisons, a byte each; how many are a class or ignored.
+///
+/// # Safety
+/// As for [`count`]; `len` is at most [`BLOCK`].
+#[inline(always)]
+unsafe fn count_few<L: Label>(from: *const L, stride: isize, len: usize, ignore_index: i64, counts: &mut [u64]) -> u64 {
+    let mut block = [PADDING; BLOCK];
+    let (ignored, mark) = marked(ignore_index, IGNORED, 0);
+    let narrow = |label: L| if label == ignored { mark } else { label.narrow() };
+    if stride == 1 {
+        for i in 0..len {
+            // SAFETY: i < len.
+            block[i] = narrow(unsafe { from.add(i).read_unaligned() });
+        }
+    } else {
+        for i in 0..len {
+            // SAFETY: i < len.
+            block[i] = narrow(unsafe { from.offset(i as isize * stride).read_unaligned() });
+        }
+    }
+    let rows = &block[..len.next_multiple_of(ROW)];
+    let mut good = count_equal(rows, IGNORED);
+    for class in 0..counts.len() {
+        let count = count_equal(rows, class as u8);
+        counts[class] += count;
+        good += count;
+    }
+    good
+}
+
+/// The label of ignored pixels, and what it is to become. A number that the type does not have marks nothing: then 0 becomes
+/// `zero`, as it does anyway.
+#[inline(always)]
+fn marked<L: Label, T>(ignore_index: i64, mark: T, zero: T) -> (L, T) {
+    match L::from_i64(ignore_index) {
+        Some(label) => (label, mark),
+        None => (L::from_i64(0).expect("every integer type has 0"), zero),
+    }
 }
 
 /// How many bytes equal `value`: byte-wide counters, none of which can overflow in the rows of one block.
@@ -127,17 +199,18 @@ fn count_equal(bytes: &[u8], value: u8) -> u64 {
 /// `to.len()` labels, `stride` elements apart, must be readable.
 #[inline(always)]
 pub unsafe fn fill<T: Element, L: Label>(from: *const L, stride: isize, ignore_index: i64, to: &mut [T]) {
+    let (ignored, mark) = marked(ignore_index, T::from_i32(-1), T::from_i32(0));
     // The labels were counted before, so they fit in 32 bits, which convert faster.
-    let convert = |label: i64| if label == ignore_index { T::from_i32(-1) } else { T::from_i32(label as i32) };
+    let convert = |label: L| if label == ignored { mark } else { T::from_i32(label.to_i32()) };
     if stride == 1 {
         for i in 0..to.len() {
             // SAFETY: i < to.len().
-            to[i] = convert(unsafe { from.add(i).read_unaligned() }.to_i64());
+            to[i] = convert(unsafe { from.add(i).read_unaligned() });
         }
     } else {
         for i in 0..to.len() {
             // SAFETY: i < to.len().
-            to[i] = convert(unsafe { from.offset(i as isize * stride).read_unaligned() }.to_i64());
+            to[i] = convert(unsafe { from.offset(i as isize * stride).read_unaligned() });
         }
     }
 }
@@ -147,28 +220,56 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// [`count`] of labels of one type against the plain loop.
+    fn check_count<L: Label>(labels: &[L], classes: usize, ignore_index: i64, stride: usize) {
+        let mut counts = vec![0; classes];
+        let len = labels.len().div_ceil(stride);
+        // SAFETY: the slice holds that many labels.
+        let bad = unsafe { count(labels.as_ptr(), stride as isize, len, ignore_index, &mut counts) };
+        let labels: Vec<i64> = labels.iter().step_by(stride).map(|label| label.to_i64()).collect();
+        let is_bad = |&label: &i64| label != ignore_index && (label < 0 || label >= classes as i64);
+        assert_eq!(bad, labels.iter().position(is_bad));
+        if bad.is_none() {
+            for (class, &got) in counts.iter().enumerate() {
+                let truth = labels.iter().filter(|&&l| l == class as i64 && l != ignore_index).count() as u64;
+                assert_eq!(got, truth, "class {class} of {classes}, ignoring {ignore_index}");
+            }
+        }
+    }
+
     proptest! {
         #[test]
-        fn counts_equal_the_plain_loop(labels in prop::collection::vec(0i64..40, 0..9000), classes in 1usize..50) {
-            let mut counts = vec![0; classes];
-            // SAFETY: the vector holds that many labels.
-            let bad = unsafe { count(labels.as_ptr(), 1, labels.len(), 7, &mut counts) };
-            let is_bad = |&label: &i64| label != 7 && label as usize >= classes;
-            prop_assert_eq!(bad, labels.iter().position(is_bad));
-            if bad.is_none() {
-                for (class, &got) in counts.iter().enumerate() {
-                    let truth = labels.iter().filter(|&&l| l as usize == class && l != 7).count() as u64;
-                    prop_assert_eq!(got, truth);
+        fn counts_equal_the_plain_loop_in_every_type(
+            labels in prop::collection::vec(0i64..40, 0..9000),
+            odd in prop::collection::vec((any::<prop::sample::Index>(), prop::sample::select(vec![-1, 127, 253, 254, 255, -100])), 0..3),
+            classes in 1usize..50,
+            ignore_index in prop::sample::select(vec![-100, -1, 0, 2, 7, 253, 254, 255, 1 << 40]),
+            stride in 1usize..3,
+        ) {
+            let mut labels: Vec<i64> = labels.into_iter().map(|label| label % classes as i64).collect();
+            if !labels.is_empty() {
+                for (at, label) in odd {
+                    let at = at.index(labels.len());
+                    labels[at] = label;
                 }
             }
+            check_count(&labels, classes, ignore_index, stride);
+            check_count(&labels.iter().map(|&l| l as i32).collect::<Vec<_>>(), classes, ignore_index, stride);
+            check_count(&labels.iter().map(|&l| l as i16).collect::<Vec<_>>(), classes, ignore_index, stride);
+            check_count(&labels.iter().map(|&l| l as u8).collect::<Vec<_>>(), classes, ignore_index, stride);
         }
 
         #[test]
-        fn tiles_hold_the_labels(labels in prop::collection::vec(0u8..5, 0..100)) {
+        fn tiles_hold_the_labels(labels in prop::collection::vec(0u8..5, 0..100), ignore_index in -2i64..6) {
             let mut tile = vec![9.0f32; labels.len()];
+            let truth: Vec<f32> =
+                labels.iter().map(|&l| if i64::from(l) == ignore_index { -1.0 } else { f32::from(l) }).collect();
             // SAFETY: the tile has as many places as there are labels.
-            unsafe { fill(labels.as_ptr(), 1, 3, &mut tile) };
-            let truth: Vec<f32> = labels.iter().map(|&l| if l == 3 { -1.0 } else { f32::from(l) }).collect();
+            unsafe { fill(labels.as_ptr(), 1, ignore_index, &mut tile) };
+            prop_assert_eq!(&tile, &truth);
+            let wide: Vec<i64> = labels.iter().map(|&l| i64::from(l)).collect();
+            // SAFETY: as above.
+            unsafe { fill(wide.as_ptr(), 1, ignore_index, &mut tile) };
             prop_assert_eq!(tile, truth);
         }
     }
