@@ -35,7 +35,10 @@ pub fn confusion_matrix(
     ignore_index: i64,
     threads: usize,
 ) -> Result<Vec<u64>> {
-    check(input, target, spatial, classes)?;
+    check(input, target, classes)?;
+    if spatial.iter().product::<usize>() != target.pixels {
+        return Err(Error::value("spatial", format!("{spatial:?}"), format!("sizes of {} pixels", target.pixels)));
+    }
     let task = Task { input: Reader::new(*input), target: Reader::new(*target), classes, ignore_index };
     // Each job makes a matrix of its own, so there are no more jobs than threads.
     let elements = input.samples * input.channels * input.pixels;
@@ -52,7 +55,7 @@ pub fn confusion_matrix(
 }
 
 /// The views must agree; callers give errors in terms of their own shapes before this.
-fn check(input: &View, target: &View, spatial: &[usize], classes: usize) -> Result<()> {
+pub(crate) fn check(input: &View, target: &View, classes: usize) -> Result<()> {
     if classes == 0 {
         return Err(Error::value("num_classes", classes, "at least one class"));
     }
@@ -66,9 +69,6 @@ fn check(input: &View, target: &View, spatial: &[usize], classes: usize) -> Resu
             format!("{} samples, {} channels, {} pixels", input.samples, input.channels, input.pixels),
             format!("{} samples, {channels} channels, {} pixels, as in target", target.samples, target.pixels),
         ));
-    }
-    if spatial.iter().product::<usize>() != target.pixels {
-        return Err(Error::value("spatial", format!("{spatial:?}"), format!("sizes of {} pixels", target.pixels)));
     }
     Ok(())
 }

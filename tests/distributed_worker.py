@@ -1,16 +1,21 @@
-"""One rank of the distributed tests: run by test_multi_scale.py, with torchrun's environment variables."""
+"""One rank of the distributed tests: run by test_multi_scale.py, with torchrun's environment variables.
+
+Arguments: what to do, and for the CUDA path the library of the emulated driver.
+"""
 
 from __future__ import annotations
 
 import datetime
 import os
 import sys
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 import rarepixel as rp
+from emulation import Emulator, cpu_tensors_on_cuda
 
 SIZES = [3, 1, 2]  # samples of each rank
 
@@ -23,6 +28,13 @@ def whole_batch(ranks: int) -> tuple[torch.Tensor, torch.Tensor]:
     target[SIZES[0] : SIZES[0] + SIZES[1]] = 255  # rank 1 has nothing but ignored pixels
     target[0, :5] = 255
     return images, target
+
+
+def with_ties(target: torch.Tensor) -> torch.Tensor:
+    """Two classes, of which class 0 is the rarer on rank 0 and the more frequent over all ranks."""
+    share = torch.tensor([0.45] * SIZES[0] + [0.95] * SIZES[1] + [0.7] * SIZES[2])[: len(target)]
+    generator = torch.Generator().manual_seed(2)
+    return (torch.rand(target.shape, generator=generator) > share[:, None, None]).long()
 
 
 def model() -> torch.nn.Module:
@@ -39,7 +51,10 @@ def losses(sync: bool) -> list[torch.nn.Module]:
         rp.DiceLoss(average="macro", **chosen),
         rp.TverskyLoss(0.3, 0.7, weight=weights, **chosen),
         rp.DiceFocalLoss(weights, average="macro", **chosen),
-        rp.MultiScaleLoss([{"focal": {}, "dice": {"average": "macro"}}], "nearest", 255, sync=sync),
+        *(
+            rp.MultiScaleLoss([{"focal": {}, "dice": {"average": "macro"}}], mode, 255, sync=sync)
+            for mode in ("nearest", "majority", "upsample_logits")
+        ),
     ]
 
 
@@ -50,10 +65,11 @@ def forward(criterion: torch.nn.Module, logits: torch.Tensor, target: torch.Tens
 
 
 def equal(rank: int, ranks: int) -> None:
-    images, target = whole_batch(ranks)
+    images, labels = whole_batch(ranks)
     start = sum(SIZES[:rank])
     mine = slice(start, start + SIZES[rank])
     for criterion, alone in zip(losses(True), losses(False), strict=True):
+        target = with_ties(labels) if getattr(alone, "target_mode", "") == "majority" else labels
         network = DistributedDataParallel(model())
         loss = forward(criterion, network(images[mine]), target[mine])
         loss.backward()
@@ -80,7 +96,12 @@ def die(rank: int, ranks: int) -> None:
 def main() -> None:
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=20))
-    {"equal": equal, "die": die}[sys.argv[1]](rank, ranks)
+    work = {"equal": equal, "die": die}[sys.argv[1]]
+    if len(sys.argv) > 2:
+        with cpu_tensors_on_cuda(Emulator(Path(sys.argv[2]))):
+            work(rank, ranks)
+    else:
+        work(rank, ranks)
     dist.destroy_process_group()
 
 

@@ -30,7 +30,11 @@ def plain(
     input, matched = reference.matched(input, target, mode, corners, chosen["ignore_index"])
     if mode == "area":
         chosen["valid"] = matched.sum(1) > 0
-    weights = {key: torch.tensor(chosen[key]) for key in ("weight", "alpha") if isinstance(chosen.get(key), list)}
+    weights = {
+        key: torch.tensor(chosen[key], device=input.device)
+        for key in ("weight", "alpha")
+        if isinstance(chosen.get(key), list)
+    }
     loss: torch.Tensor = getattr(reference, name)(input, matched, **{**chosen, **weights})
     return loss
 
@@ -40,6 +44,11 @@ def plain(
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_every_mode_equals_the_composition(mode: str, precision: Precision, data: st.DataObject) -> None:
+    compare(mode, precision, data)
+
+
+def compare(mode: str, precision: Precision, data: st.DataObject, device: str = "cpu") -> None:
+    """Loss and gradient of a drawn batch and drawn options; tests/cuda does the same on its device."""
     full = data.draw(st.tuples(st.integers(1, 70), st.integers(1, 70)))
     small = data.draw(st.tuples(st.integers(1, full[0]), st.integers(1, full[1])))
     samples, classes = data.draw(st.integers(1, 3)), data.draw(st.sampled_from([2, 5, 9]))
@@ -62,7 +71,8 @@ def test_every_mode_equals_the_composition(mode: str, precision: Precision, data
         chosen["label_smoothing"] = data.draw(st.sampled_from([0.0, 0.1]))
     corners = data.draw(st.booleans())
     layout = data.draw(st.sampled_from(["contiguous", "channels_last", "channel_slice"]))
-    rounded = laid_out(logits.to(precision.dtype), layout)
+    target = target.to(device, data.draw(st.sampled_from([torch.uint8, torch.int16, torch.int32, torch.int64])))
+    rounded = laid_out(logits.to(device, precision.dtype), layout)
     input, truth_input = rounded.detach().requires_grad_(), rounded.detach().double().requires_grad_()
     kind = {"cross_entropy": "cross_entropy", "focal_loss": "focal"}.get(name, "none")
     weight = chosen.get("alpha" if name == "focal_loss" else "weight")
@@ -78,6 +88,8 @@ def test_every_mode_equals_the_composition(mode: str, precision: Precision, data
     double = precision.dtype == torch.float64
     # The rounding of z - max z is what exp makes a relative error of.
     conditioning = 0.0 if double else 2**-23 * rounded.double().abs().max().item()
+    if mode == "upsample_logits":
+        conditioning *= 2  # and that of interpolating
     scale = max(1.0, truth.abs().max().item()) if truth.numel() else 1.0
     assert_close("loss", loss, truth, precision.loss_rtol + conditioning, 1e-14 if double else 2e-7 * scale)
     incoming = torch.randn(loss.shape, generator=generator, dtype=torch.float64).to(loss)
@@ -245,6 +257,7 @@ WORKER = Path(__file__).with_name("distributed_worker.py")
 
 
 def launch(ranks: int, port: int, *arguments: str) -> list[subprocess.Popen[str]]:
+    """The worker, once for each rank."""
     environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     return [
         subprocess.Popen(
@@ -271,11 +284,16 @@ def free_port() -> int:
 @pytest.mark.timeout(240)
 def test_ranks_equal_one_process(ranks: int) -> None:
     """Uneven batches and a rank with nothing but ignored pixels; loss and parameter gradients under DDP."""
-    processes = launch(ranks, free_port(), "equal")
+    succeed(ranks, "equal")
+
+
+def succeed(ranks: int, *arguments: str) -> None:
+    """Run the worker and expect its word."""
+    processes = launch(ranks, free_port(), *arguments)
     outputs = [process.communicate()[0] for process in processes]
     for process, output in zip(processes, outputs, strict=True):
         assert process.returncode == 0, output
-        assert "equal" in output
+        assert arguments[0] in output
 
 
 @pytest.mark.timeout(240)

@@ -23,14 +23,17 @@ def is_tensor(array: object) -> bool:
     return torch is not None and isinstance(array, torch.Tensor)
 
 
-def readable(name: str, array: Any) -> Any:
-    """The array in memory that the CPU reads, in a dtype that Rust names; a copy only where that needs one."""
+def readable(name: str, array: Any, keep_device: bool = False) -> Any:
+    """The array in memory that the CPU reads, in a dtype that Rust names; a copy only where that needs one.
+
+    With `keep_device` a tensor stays where it is.
+    """
     if is_tensor(array):
         import torch
 
         if array.layout != torch.strided or array.is_meta:
             raise TypeError(f"{name}: got a {array.layout} tensor on {array.device}, expected a dense tensor with data")
-        array = array.detach().cpu()
+        array = array.detach() if keep_device else array.detach().cpu()
         return array.view(torch.uint8) if array.dtype == torch.bool else array
     if not isinstance(array, np.ndarray):
         raise TypeError(f"{name}: got {type(array).__name__}, expected a torch tensor or a NumPy array")
@@ -39,20 +42,38 @@ def readable(name: str, array: Any) -> Any:
     return array if array.flags.aligned else array.copy()
 
 
+def on_one_device(*arrays: Any) -> bool:
+    """Whether all are tensors of one CUDA device."""
+    if not all(map(is_tensor, arrays)):
+        return False
+    from . import ops
+
+    return all(map(ops._on_cuda, arrays)) and len({array.device for array in arrays}) == 1
+
+
 def is_floating(array: Any) -> bool:
     """Whether a :func:`readable` array holds logits, not labels. The bfloat16 of ``ml_dtypes`` is not of kind "f"."""
     return bool(array.is_floating_point() if is_tensor(array) else array.dtype.kind not in "iu")
 
 
-def described(array: Any, leading: int) -> tuple[int, str, Sequence[int], Sequence[int], Any]:
-    """A :func:`readable` array as Rust takes it; copied where what follows the `leading` dimensions does not fold."""
-    if array.ndim < leading:
-        leading = array.ndim  # a wrong shape, which Rust names
+def foldable(array: Any, leading: int) -> Any:
+    """A :func:`readable` array; copied where what follows the `leading` dimensions does not fold."""
+    leading = min(leading, array.ndim)  # fewer are a wrong shape, which Rust names
     if is_tensor(array):
         from . import ops
 
-        return ops._described(ops._foldable(array, leading))
-    return numpy._described(numpy._foldable(array, leading))
+        return ops._foldable(array, leading)
+    return numpy._foldable(array, leading)
+
+
+def described(array: Any, leading: int) -> tuple[int, str, Sequence[int], Sequence[int], Any]:
+    """The same as Rust takes it."""
+    array = foldable(array, leading)
+    if is_tensor(array):
+        from . import ops
+
+        return ops._described(array)
+    return numpy._described(array)
 
 
 def threads() -> int:

@@ -13,21 +13,27 @@ __all__ = [
     "XBDFeed",
     "XBDRun",
     "build_info",
+    "class_counts",
     "confusion_matrix",
     "cuda_cache",
+    "cuda_class_counts",
     "cuda_compile",
+    "cuda_confusion_matrix",
     "cuda_devices",
     "cuda_driver",
     "cuda_loss_backward",
+    "cuda_loss_finish",
     "cuda_loss_forward",
     "cuda_nvrtc",
+    "cuda_resize",
     "cuda_workspace",
     "default_threads",
-    "join_torch",
     "folds",
+    "join_torch",
     "loss_backward",
     "loss_finish",
     "loss_forward",
+    "majority_labels",
     "xbd_check",
     "xbd_count_pixels",
     "xbd_index",
@@ -99,6 +105,15 @@ def loss_backward(
 ) -> None: ...
 def loss_finish(spec: LossSpec, sums: _Tensor, dice_weight: list[float] | None) -> float: ...
 def folds(shape: Sequence[int], strides: Sequence[int], leading: int) -> bool: ...
+def class_counts(target: _Tensor, classes: int, ignore_index: int, threads: int) -> list[int]: ...
+def majority_labels(
+    input: _Tensor,
+    target: _Tensor,
+    counts: Sequence[int],
+    labels: _Tensor,
+    ignore_index: int,
+    threads: int,
+) -> None: ...
 def cuda_workspace(spec: LossSpec, device: int, input: _Tensor, target: _Tensor, loss: _Tensor) -> int: ...
 def cuda_loss_forward(
     spec: LossSpec,
@@ -124,6 +139,36 @@ def cuda_loss_backward(
     sums: _Tensor,
     coefficients: _Tensor,
     gradient: _Tensor,
+) -> None: ...
+def cuda_loss_finish(
+    spec: LossSpec,
+    device: int,
+    stream: int,
+    classes: int,
+    sums: _Tensor,
+    dice_weight: _Tensor | None,
+    loss: _Tensor,
+) -> None: ...
+def cuda_class_counts(
+    device: int, stream: int, target: _Tensor, counts: _Tensor, classes: int, ignore_index: int
+) -> None: ...
+def cuda_resize(
+    device: int,
+    stream: int,
+    input: _Tensor,
+    target: _Tensor,
+    counts: _Tensor | None,
+    labels: _Tensor,
+    ignore_index: int,
+) -> None: ...
+def cuda_confusion_matrix(
+    device: int,
+    stream: int,
+    input: _Tensor,
+    target: _Tensor,
+    counts: _Tensor,
+    num_classes: int,
+    ignore_index: int,
 ) -> None: ...
 def cuda_driver() -> tuple[int, int]: ...
 def cuda_nvrtc() -> tuple[tuple[int, int], list[int]]: ...

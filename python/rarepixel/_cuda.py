@@ -115,6 +115,53 @@ def forward(
     )
 
 
+def finish(
+    spec: _core.LossSpec, described: Describe, classes: int, sums: Tensor, dice_weight: Tensor | None, loss: Tensor
+) -> None:
+    """Fill `loss` from one row of sums, which may be those of several ranks added up."""
+    _core.cuda_loss_finish(
+        spec,
+        *_place(sums),
+        classes,
+        described(sums),
+        None if dice_weight is None else described(dice_weight),
+        described(loss),
+    )
+
+
+def class_counts(described: Describe, target: Tensor, classes: int, ignore_index: int) -> Tensor:
+    """Pixels of each class, (C,) int64: the diagonal of the confusion matrix of the target with itself."""
+    load_nvrtc()
+    counts = target.new_zeros(classes**2 + 2, dtype=torch.int64)
+    _core.cuda_class_counts(*_place(target), described(target), described(counts), classes, ignore_index)
+    return counts[:-2].view(classes, classes).diagonal().contiguous()
+
+
+def resize(
+    described: Describe, input: Tensor, target: Tensor, counts: Tensor | None, labels: Tensor, ignore_index: int
+) -> None:
+    """Fill `labels`, int32 of the size of `input`: by majority with `counts` of classes, else the nearest."""
+    load_nvrtc()
+    _core.cuda_resize(
+        *_place(input),
+        described(input),
+        described(target),
+        None if counts is None else described(counts),
+        described(labels),
+        ignore_index,
+    )
+
+
+def confusion_matrix(
+    described: Describe, input: Tensor, target: Tensor, counts: Tensor, num_classes: int, ignore_index: int
+) -> None:
+    """Add to `counts`: (C, C), then how many labels of target and input are no class."""
+    load_nvrtc()
+    _core.cuda_confusion_matrix(
+        *_place(input), described(input), described(target), described(counts), num_classes, ignore_index
+    )
+
+
 def backward(
     spec: _core.LossSpec,
     described: Describe,

@@ -1,19 +1,23 @@
 """Metrics of segmentations with rare classes: per-class Dice, IoU, precision and recall, and the xView2 score.
 
 Everything here comes from one table of counts, the confusion matrix, which Rust fills in one pass over logits and
-target (no argmax map, no one-hot). Tensors of torch and arrays of NumPy are taken alike; torch is not needed.
+target (no argmax map, no one-hot). Tensors of torch and arrays of NumPy are taken alike; torch is not needed. CUDA
+tensors are counted on their device, and the counts stay there until they are read.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
-from ._arrays import Array, described, is_floating, labels, readable, threads
+from ._arrays import Array, described, foldable, is_floating, labels, on_one_device, readable, threads
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["ConfusionMatrix", "XView2Metric", "XView2Score", "xview2_score"]
 
@@ -64,11 +68,13 @@ class ConfusionMatrix:
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self._matrix = np.zeros((num_classes, num_classes), dtype=np.int64)
+        # What was counted on CUDA devices: (C * C + 2) int64 each, the counts and how many labels were wrong.
+        self._on_devices: dict[torch.device, torch.Tensor] = {}
 
     @property
     def matrix(self) -> NDArray[np.int64]:
         """The counts so far, a copy: (C, C) int64, rows = target, columns = prediction."""
-        return np.array(self._matrix)
+        return np.array(self._counts())
 
     def update(self, input: Array, target: Array) -> None:
         """Count a batch.
@@ -79,25 +85,66 @@ class ConfusionMatrix:
                 largest logit; nan counts as the largest value, as in ``torch.argmax``.
             target: class indices, (N, *spatial) in bool, uint8, int16, int32 or int64.
 
-        contiguous and channels_last logits are read in place. CUDA tensors are moved to the CPU first.
+        contiguous and channels_last logits are read in place. Two tensors of one CUDA device are counted there, on the
+        current stream and without waiting for it; others are moved to the CPU first.
 
         Raises:
             ValueError: shapes that do not fit, or a label outside [0, C) that is not ignore_index; the message gives
                 the label and its position. Nothing of the batch is counted then. Input labels at ignored pixels may
-                be anything.
+                be anything. On CUDA a wrong label raises where the counts are read, until :meth:`reset`;
+                with ``RAREPIXEL_DEBUG=1`` at once, as on the CPU.
             TypeError: not an array, or another dtype.
         """
+        if on_one_device(input, target):
+            from . import _cuda
+
+            if not _cuda.debugging():
+                self._count_on_device(input, target)
+                return
         self._matrix += _count(input, target, self.num_classes, self.ignore_index)
+
+    def _count_on_device(self, input: Any, target: Any) -> None:
+        import torch
+
+        from . import _cuda, ops
+
+        input, target = readable("input", input, keep_device=True), readable("target", target, keep_device=True)
+        if input.device not in self._on_devices:
+            with torch.inference_mode(False):  # else it could not be reset outside of that mode
+                counts = torch.zeros(self.num_classes**2 + 2, dtype=torch.int64, device=input.device)
+            self._on_devices[input.device] = counts
+        input, target = foldable(input, 2 if is_floating(input) else 1), foldable(target, 1)
+        counts = self._on_devices[input.device]
+        _cuda.confusion_matrix(ops._described, input, target, counts, self.num_classes, self.ignore_index)
+
+    def _counts(self) -> NDArray[np.int64]:
+        """All counts; those on devices are waited for."""
+        total = self._matrix
+        for counts in self._on_devices.values():
+            *_, targets, inputs = host = counts.cpu().numpy()
+            for argument, number, where in (
+                ("target", targets, f"or ignore_index ({self.ignore_index})"),
+                ("input", inputs, "where the target is not ignored"),
+            ):
+                if number:
+                    raise ValueError(
+                        f"{argument}: got {number} labels that are no class since the last reset, expected 0 to "
+                        f"{self.num_classes - 1} {where}; RAREPIXEL_DEBUG=1 shows the first at once"
+                    )
+            total = total + host[:-2].reshape(total.shape)
+        return total
 
     def reset(self) -> None:
         """Forget all counts."""
         self._matrix[:] = 0
+        for counts in self._on_devices.values():
+            counts.zero_()  # in place: a CUDA graph may hold it
 
     def merge(self, other: ConfusionMatrix) -> None:
         """Add the counts of another matrix of the same classes, for example another worker's."""
         if (other.num_classes, other.ignore_index) != (self.num_classes, self.ignore_index):
             raise ValueError(f"other: got {other!r}, expected the num_classes and ignore_index of {self!r}")
-        self._matrix += other._matrix
+        self._matrix += other._counts()
 
     def __add__(self, other: object) -> ConfusionMatrix:
         if not isinstance(other, ConfusionMatrix):
@@ -115,7 +162,7 @@ class ConfusionMatrix:
         return {
             "num_classes": self.num_classes,
             "ignore_index": self.ignore_index,
-            "matrix": self._matrix.tolist(),
+            "matrix": self._counts().tolist(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -126,6 +173,7 @@ class ConfusionMatrix:
         matrix = np.array(state["matrix"], dtype=np.int64)
         if matrix.shape != self._matrix.shape:
             raise ValueError(f"state: got a matrix of shape {matrix.shape}, expected {self._matrix.shape}")
+        self.reset()
         self._matrix = matrix
 
     def support(self) -> NDArray[np.int64]:
@@ -175,7 +223,8 @@ class ConfusionMatrix:
 
     def _sums(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Of each class: TP, TP + FP, TP + FN."""
-        return self._matrix.diagonal(), self._matrix.sum(axis=0), self._matrix.sum(axis=1)
+        matrix = self._counts()
+        return matrix.diagonal(), matrix.sum(axis=0), matrix.sum(axis=1)
 
 
 @dataclass(frozen=True)
@@ -200,7 +249,8 @@ class XView2Score:
         """The score of one map of the five xBD classes, whose building pixels are those of classes 1 to 4."""
         if matrix.num_classes != 5:
             raise ValueError(f"matrix: got {matrix.num_classes} classes, expected the 5 of xBD")
-        return cls._from_counts(_buildings(matrix._matrix), matrix._matrix)
+        counts = matrix._counts()
+        return cls._from_counts(_buildings(counts), counts)
 
     @classmethod
     def _from_counts(cls, localization: NDArray[np.int64], damage: NDArray[np.int64]) -> XView2Score:
@@ -238,6 +288,7 @@ class XView2Metric:
 
     def __init__(self, ignore_index: int = 255) -> None:
         self.ignore_index = ignore_index
+        self._both = ConfusionMatrix(5, ignore_index)
         self.reset()
 
     def update(
@@ -258,13 +309,13 @@ class XView2Metric:
             localization_target: what localization is scored against, labels (N, *spatial), a building where above 0;
                 the challenge takes the pre mask. Without it, building is class 1 or more of `target`.
 
+        With one of the latter two, CUDA tensors are moved to the CPU.
+
         Raises:
             ValueError, TypeError: as :meth:`ConfusionMatrix.update`.
         """
         if localization is None and localization_target is None:
-            counts = _count(input, target, 5, self.ignore_index)
-            self._damage += counts
-            self._localization += _buildings(counts)
+            self._both.update(input, target)
             return
         damage, target = labels("input", input), labels("target", target)
         building = (damage if localization is None else labels("localization", localization)) > 0
@@ -279,10 +330,13 @@ class XView2Metric:
 
     def compute(self) -> XView2Score:
         """The score of all that was counted."""
-        return XView2Score._from_counts(self._localization, self._damage)
+        both = self._both._counts()
+        return XView2Score._from_counts(self._localization + _buildings(both), self._damage + both)
 
     def reset(self) -> None:
         """Forget all counts."""
+        # Of batches where both parts of the score come from one map, and of the others.
+        self._both.reset()
         self._localization = np.zeros((2, 2), dtype=np.int64)
         self._damage = np.zeros((5, 5), dtype=np.int64)
 
@@ -290,6 +344,7 @@ class XView2Metric:
         """Add the counts of another metric with the same ignore_index, for example another worker's."""
         if other.ignore_index != self.ignore_index:
             raise ValueError(f"other: got ignore_index {other.ignore_index}, expected {self.ignore_index}")
+        self._both.merge(other._both)
         self._localization += other._localization
         self._damage += other._damage
 

@@ -173,7 +173,9 @@ def multi_scale_loss(
     - ``"upsample_logits"``: the label itself; the loss is that of the logits after
       ``F.interpolate(mode="bilinear")`` to the target's size.
 
-    A pixel with no valid pixel in its window is ignored.
+    A pixel with no valid pixel in its window is ignored. On CUDA ``"nearest"`` and ``"majority"`` are kernels,
+    ``"area"`` and ``"upsample_logits"`` plain torch operations, and a wrong label that ``"nearest"`` does not pick goes
+    unnoticed.
 
     Args:
         inputs: logits, each (N, C, h_i, w_i), of any sizes and dtypes.
@@ -184,7 +186,7 @@ def multi_scale_loss(
         ignore_index: label of pixels that do not count.
         align_corners: of ``"upsample_logits"``, as in ``F.interpolate``.
         return_stages: also return the terms of the sum, detached, (stages,).
-        sync: as in :mod:`rarepixel.functional`. Ties of ``"majority"`` are broken by each rank's own counts.
+        sync: as in :mod:`rarepixel.functional`. Ties of ``"majority"`` are then broken by the counts of all ranks.
 
     Returns:
         A scalar; with ``return_stages`` also the terms.

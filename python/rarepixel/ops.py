@@ -8,7 +8,7 @@ less per call and can write the gradient of a pixel loss in the same pass as the
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, TypeAlias
 
@@ -180,14 +180,17 @@ class _Synchronised(torch.autograd.Function):
         ctx: Any,
         input: Tensor,
         target: Tensor,
-        weight: list[float] | None,
-        dice_weight: list[float] | None,
+        weight: Weight,
+        dice_weight: Weight,
         options: Options,
         group: torch.distributed.ProcessGroup | None,
     ) -> Tensor:
         loss, sums = _forward(input, target, weight, dice_weight, options, None)
         torch.distributed.all_reduce(sums, group=group)
-        loss.fill_(_core.loss_finish(spec(options), _described(sums), dice_weight))
+        if _on_cuda(input):
+            _cuda.finish(spec(options), _described, input.shape[1], sums, dice_weight, loss)
+        else:
+            loss.fill_(_core.loss_finish(spec(options), _described(sums), dice_weight))
         ctx.save_for_backward(input, target)
         ctx.sums, ctx.ranks = sums, torch.distributed.get_world_size(group)
         ctx.arguments = (weight, dice_weight, options)
@@ -422,13 +425,9 @@ def loss(
     if _in_transform():
         return _plain(input, target, weight, dice_weight, options)
     if _on_cuda(input) and options.target_mode != "exact":
-        from . import reference
-
         if options.target_mode == "area":  # shares of classes under cross entropy have no kernel
             return _plain(input, target, weight, dice_weight, options)
-        mode, align_corners = options.target_mode, options.align_corners
-        input, target = reference.matched(input, target, mode, align_corners, options.ignore_index)
-        options = options._replace(target_mode="exact")
+        input, target, options = _matched_on_cuda(input, target, options)
     if not _is_plain(input):
         result: Tensor = torch.ops.rarepixel.loss(input, target, weight, dice_weight, *options)[0]
         return result
@@ -453,14 +452,66 @@ def _synchronised(
     if options.reduction == "none" or options.per_sample:
         name, value = ("reduction", '"none"') if options.reduction == "none" else ("per_sample", "True")
         raise ValueError(f"{name}: got {value} with sync, expected a loss whose sums can be added up over ranks")
-    if not _is_plain(input) or input.device.type != "cpu":
-        raise ValueError("sync: works on plain CPU tensors in eager mode; torch.compile cannot trace it")
-    input, target = _prepared(input, target)
+    if not _is_plain(input) or input.device.type not in ("cpu", "cuda"):
+        raise ValueError("sync: works on plain CPU and CUDA tensors in eager mode; torch.compile cannot trace it")
     group = None if sync is True else sync
+    add_up = partial(torch.distributed.all_reduce, group=group)
+    if _on_cuda(input) and options.target_mode != "exact":
+        if options.target_mode == "area":
+            raise ValueError('target_mode: got "area" with sync on CUDA, expected one of the other modes')
+        input, target, options = _matched_on_cuda(input, target, options, add_up)
+    elif options.target_mode == "majority":
+        target, options = _resized(input, target, options, add_up)
+    input, target = _prepared(input, target)
     result: Tensor = _Synchronised.apply(
         input, target, _constants(weight, input), _constants(dice_weight, input), options, group
     )
     return result
+
+
+def _matched_on_cuda(
+    input: Tensor, target: Tensor, options: Options, add_up: Callable[[Tensor], object] | None = None
+) -> tuple[Tensor, Tensor, Options]:
+    """Logits and target of one size: by kernels, or where something traces and for upsampling by plain torch."""
+    if options.target_mode != "upsample_logits" and _is_plain(input):
+        return input, *_resized(input, target, options, add_up)
+    from . import reference
+
+    mode, align_corners = options.target_mode, options.align_corners
+    input, target = reference.matched(input, target, mode, align_corners, options.ignore_index)
+    return input, target, options._replace(target_mode="exact")
+
+
+def _resized(
+    input: Tensor, target: Tensor, options: Options, add_up: Callable[[Tensor], object] | None
+) -> tuple[Tensor, Options]:
+    """Labels of the size of the logits, and the options that go with them.
+
+    `add_up` adds up over ranks the counts of classes that decide ties of "majority".
+    """
+    exact = options._replace(target_mode="exact")
+    if target.shape[1:] == input.shape[2:]:
+        return target, exact
+    target, classes, ignore_index = _foldable(target, 1), input.shape[1], options.ignore_index
+    labels = target.new_empty((input.shape[0], *input.shape[2:]), dtype=torch.int32)
+    counts = None
+    if _on_cuda(input):
+        if _cuda.debugging():
+            _cuda.check_labels(target, classes, ignore_index)
+        if options.target_mode == "majority":
+            counts = _cuda.class_counts(_described, target, classes, ignore_index)
+            if add_up is not None:
+                add_up(counts)
+        _cuda.resize(_described, input, target, counts, labels, ignore_index)
+    else:
+        threads = torch.get_num_threads()
+        counts = torch.tensor(_core.class_counts(_described(target), classes, ignore_index, threads))
+        if add_up is not None:
+            add_up(counts)
+        _core.majority_labels(
+            _described(input), _described(target), counts.tolist(), _described(labels), ignore_index, threads
+        )
+    return labels, exact._replace(ignore_index=-1)  # loss/resize.rs: IGNORED
 
 
 @cache

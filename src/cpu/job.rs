@@ -5,6 +5,7 @@ use super::kernel::{self, LaneSums, Mode, Params, Tile};
 use super::labels::{self, with_labels};
 use super::simd::{Element, InstructionSet, MAX_LANES, Vector, Work};
 use super::transfer::{self, gather, scatter};
+use crate::loss::operands::Target;
 use crate::tensor::{DType, View};
 
 /// A tile has at most this many pixels.
@@ -13,16 +14,6 @@ const MAX_TILE: usize = 512;
 const TILE_ELEMENTS: usize = 8192;
 /// Images of fewer pixels are gathered, several to a tile.
 const SMALL_IMAGE: usize = 64;
-
-/// What the pixels should be.
-#[derive(Clone, Copy)]
-pub enum Target<'a> {
-    /// Class indices, (N, pixels).
-    Index(View<'a>),
-    /// A share for each class, (N, C, pixels), in the type of the computation; and where not every pixel is valid, labels whose
-    /// ignored ones say which is not.
-    Soft(View<'a>, Option<View<'a>>),
-}
 
 /// The pixels `from..to`, counted through all samples, of one loss.
 #[derive(Clone, Copy)]
@@ -50,19 +41,15 @@ pub struct Job<'a, T> {
 impl<T> Job<'_, T> {
     /// All samples as one row of pixels where the strides of every operand allow it; pixels are counted the same either way.
     pub fn joined(self) -> Self {
-        let target = match self.target {
-            Target::Index(view) => Target::Index(view.joined()),
-            Target::Soft(view, valid) => Target::Soft(view.joined(), valid.map(View::joined)),
-        };
         let joined = Self {
             input: self.input.joined(),
-            target,
+            target: self.target.joined(),
             gradient: self.gradient.map(View::joined),
             loss: self.loss.map(View::joined),
             incoming: self.incoming.map(View::joined),
             ..self
         };
-        let (target, valid) = match target {
+        let (target, valid) = match joined.target {
             Target::Index(target) => (target, None),
             Target::Soft(target, valid) => (target, valid),
         };

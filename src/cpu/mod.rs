@@ -12,6 +12,6 @@ pub mod team;
 mod transfer;
 mod upsample;
 
+pub use crate::loss::operands::{Target, compute_type};
 pub use count::count_labels;
-pub use job::Target;
-pub use problem::{Problem, compute_type};
+pub use problem::Problem;

@@ -1,17 +1,18 @@
 //! The two passes over all pixels: reduce and gradient, and both in one where no sum over pixels stands between them.
 
 use super::count::count_rows;
-use super::job::{self, Job, Scratch, Target};
+use super::job::{self, Job, Scratch};
 use super::kernel::{LaneSums, Mode, Params};
 use super::pool;
-use super::resize::check_sizes;
 use super::simd::{Element, InstructionSet};
 use super::upsample::{self, Axis, Band};
-use crate::loss::spec::{LossSpec, PixelLoss};
+use crate::Result;
+use crate::loss::operands::{Target, check_operands, check_pixels, compute_type};
+use crate::loss::resize::check_sizes;
+use crate::loss::spec::LossSpec;
 use crate::loss::sums::{self, Coefficients, LEADING};
 use crate::loss::validate_weight;
 use crate::tensor::{DType, View, expect_shape};
-use crate::{Error, Result};
 
 /// A job is about this many logits: long enough that handing it out costs nothing, short enough to share.
 const JOB_ELEMENTS: usize = 1 << 17;
@@ -101,8 +102,7 @@ impl<'a> Problem<'a> {
         dice_weight: Option<&'a [f64]>,
         threads: usize,
     ) -> Result<Self> {
-        let (Target::Index(view) | Target::Soft(view, _)) = &target;
-        expect_shape("target", &[view.samples, view.pixels], &[input.samples, input.pixels], "(N, pixels) of input")?;
+        check_pixels(&input, &target)?;
         let problem = Self {
             spec,
             input,
@@ -146,33 +146,11 @@ impl<'a> Problem<'a> {
     }
 
     fn checked(self) -> Result<Self> {
-        self.spec.validate()?;
-        let dtype = self.input.dtype();
-        if !dtype.is_floating() {
-            return Err(Error::type_("input", dtype.name(), "float32, float64, float16 or bfloat16"));
-        }
-        let classes = self.input.channels;
-        if classes == 0 {
-            return Err(Error::value("input", "0 classes", "at least 1 class in dimension 1"));
-        }
-        match &self.target {
-            Target::Index(view) if view.dtype().is_floating() => {
-                return Err(Error::type_("target", view.dtype().name(), "uint8, int16, int32 or int64 class indices"));
-            }
-            Target::Soft(..) if matches!(self.spec.pixel, Some((PixelLoss::Focal { .. }, _))) => {
-                let expected = "class indices: the focal loss takes no shares of classes";
-                return Err(Error::value("target", "one value for each class", expected));
-            }
-            Target::Soft(view, _) if view.dtype() != compute_type(dtype) => {
-                return Err(Error::type_("target", view.dtype().name(), compute_type(dtype).name()));
-            }
-            Target::Soft(view, _) => expect_shape("target", &[view.channels], &[classes], "the classes of input")?,
-            Target::Index(_) => {}
-        }
+        check_operands(self.spec, &self.input, &self.target)?;
         let (name, dice_name) = self.spec.weight_names();
         for (name, weight) in [(name, self.weight), (dice_name, self.dice_weight)] {
             if let Some(weight) = weight {
-                validate_weight(name, weight, classes)?;
+                validate_weight(name, weight, self.classes())?;
             }
         }
         Ok(self)
@@ -425,9 +403,4 @@ impl<'a> Problem<'a> {
             region: convert(&row.prediction),
         }
     }
-}
-
-/// The type that logits of `dtype` are computed in.
-pub fn compute_type(dtype: DType) -> DType {
-    if dtype == DType::Float64 { DType::Float64 } else { DType::Float32 }
 }

@@ -3,22 +3,8 @@
 use super::labels::{Label, with_labels};
 use super::pool;
 use super::simd::Element;
+use crate::loss::resize::{IGNORED, TargetMode};
 use crate::tensor::{DType, View};
-use crate::{Error, Result};
-
-/// What a pixel of a smaller map should be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TargetMode {
-    /// The label that `F.interpolate(mode="nearest-exact")` picks.
-    Nearest,
-    /// The most frequent valid label of the window; ties go to the class with fewer pixels in the batch.
-    Majority,
-    /// The share of each class among the valid pixels of the window.
-    Area,
-}
-
-/// The label of an ignored pixel in a resized map.
-pub const IGNORED: i32 = -1;
 
 /// (N, height, width) labels, and the sizes to bring them to.
 pub struct Resize<'a> {
@@ -148,18 +134,6 @@ fn nearest(i: usize, from: usize, to: usize) -> usize {
 /// The window of adaptive pooling: floor(i from / to) to ceil((i + 1) from / to).
 fn window(i: usize, from: usize, to: usize) -> std::ops::Range<usize> {
     i * from / to..((i + 1) * from).div_ceil(to)
-}
-
-/// Check that labels can be brought to the size of the logits.
-pub fn check_sizes(from: [usize; 2], to: [usize; 2]) -> Result<()> {
-    if from.contains(&0) != to.contains(&0) {
-        return Err(Error::value(
-            "target",
-            format!("{} x {} pixels", from[0], from[1]),
-            "pixels where input has pixels",
-        ));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

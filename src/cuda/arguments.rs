@@ -2,8 +2,20 @@
 
 use cudarc::driver::DeviceRepr;
 
+use super::variant::Variant;
+use crate::tensor::View;
+use crate::{Error, Result};
+
 /// An address in device memory; 0 is null.
 pub type Pointer = u64;
+
+/// The kernels count classes in 32 bits.
+pub fn check_classes(argument: &'static str, classes: usize) -> Result<()> {
+    match i32::try_from(classes) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Error::value(argument, format!("{classes} classes"), "at most 2147483647 on CUDA")),
+    }
+}
 
 /// `Strides` of `pass.cuh`: elements.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,6 +44,7 @@ pub struct PassArguments {
     pub incoming: Pointer,
     pub coefficients: Pointer,
     pub gradient: Pointer,
+    pub counts: Pointer,
     pub input_strides: Strides,
     pub target_strides: Strides,
     pub loss_strides: Strides,
@@ -47,6 +60,38 @@ pub struct PassArguments {
     pub rows: i32,
     pub blocks: i32,
     pub classes: i32,
+}
+
+impl PassArguments {
+    /// The way of `rows` times `blocks` blocks over all pixels of the input, with the target beside it.
+    pub fn over(input: &View<'_>, target: &View<'_>, variant: &Variant, rows: usize, blocks: usize) -> Self {
+        // Without a pixel there is no way to go, and nothing to divide by.
+        let (samples, pixels) = if input.samples * input.pixels == 0 { (0, 1) } else { (input.samples, input.pixels) };
+        let step = blocks * variant.pixels_a_block();
+        Self {
+            input: input.address() as Pointer,
+            target: target.address() as Pointer,
+            input_strides: input.strides.into(),
+            target_strides: target.strides.into(),
+            samples: samples as i64,
+            pixels: pixels as i64,
+            step_samples: (step / pixels) as i64,
+            step_pixels: (step % pixels) as i64,
+            rows: rows as i32,
+            blocks: blocks as i32,
+            ..Self::default()
+        }
+    }
+}
+
+/// `ResizeArguments` of `resize.cu`, where the fields are explained.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct ResizeArguments {
+    pub pass: PassArguments,
+    pub labels: Pointer,
+    pub from: [i64; 2],
+    pub to: [i64; 2],
 }
 
 /// `FinishArguments` of `finish.cu`, where the fields are explained.
@@ -83,5 +128,9 @@ pub struct FinishArguments {
 unsafe impl DeviceRepr for PassArguments {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for FinishArguments {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for ResizeArguments {}
 
-const _: () = assert!(size_of::<PassArguments>() == 256 && size_of::<FinishArguments>() == 152);
+const _: () = assert!(
+    size_of::<PassArguments>() == 264 && size_of::<FinishArguments>() == 152 && size_of::<ResizeArguments>() == 304
+);

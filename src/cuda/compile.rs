@@ -12,9 +12,12 @@ use crate::{Error, Result};
 fn sources(source: Source) -> Vec<(&'static str, &'static str)> {
     let number = ("number.cuh", include_str!("kernels/number.cuh"));
     let pass = ("pass.cuh", include_str!("kernels/pass.cuh"));
+    let softmax = ("softmax.cuh", include_str!("kernels/softmax.cuh"));
     match source {
-        Source::Reduce => vec![number, pass, ("reduce.cu", include_str!("kernels/reduce.cu"))],
-        Source::Gradient => vec![number, pass, ("gradient.cu", include_str!("kernels/gradient.cu"))],
+        Source::Reduce => vec![number, pass, softmax, ("reduce.cu", include_str!("kernels/reduce.cu"))],
+        Source::Gradient => vec![number, pass, softmax, ("gradient.cu", include_str!("kernels/gradient.cu"))],
+        Source::Confusion => vec![number, pass, ("confusion.cu", include_str!("kernels/confusion.cu"))],
+        Source::Resize => vec![number, pass, ("resize.cu", include_str!("kernels/resize.cu"))],
         Source::Finish => vec![number, ("finish.cu", include_str!("kernels/finish.cu"))],
     }
 }

@@ -5,12 +5,14 @@
 mod arguments;
 pub mod cache;
 pub mod compile;
+mod confusion;
 mod device;
 pub mod library;
-mod operands;
 mod problem;
+mod resize;
 pub mod variant;
 
+pub use confusion::{add_confusion, confusion_length};
 pub use device::{Device, describe};
-pub use operands::{Target, compute_type};
-pub use problem::{Backward, Forward, Problem};
+pub use problem::{Backward, Forward, Problem, finish_sums};
+pub use resize::Resize;

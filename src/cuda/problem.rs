@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::arguments::{FinishArguments, PassArguments, Pointer};
+use super::arguments::{FinishArguments, PassArguments, Pointer, check_classes};
 use super::device::{Device, Kernel};
-use super::operands::{Target, check_operands, compute_type};
 use super::variant::{Source, Variant};
+use crate::loss::operands::{Target, check_operands, check_pixels, compute_type};
 use crate::loss::spec::{Absent, Average, LossSpec, PixelLoss, Reduction};
 use crate::loss::sums::{self, Ratio};
-use crate::tensor::View;
+use crate::tensor::{DType, View};
 use crate::{Error, Result};
 
 /// Columns of the partial sums before those of the classes: the pixel loss and the wrong labels.
@@ -72,13 +72,9 @@ struct Pass<'a> {
 impl Pass<'_> {
     /// All samples as one row of pixels where every operand allows it.
     fn joined(self) -> Self {
-        let target = match self.target {
-            Target::Index(view) => Target::Index(view.joined()),
-            Target::Soft(view) => Target::Soft(view.joined()),
-        };
         let joined = Self {
             input: self.input.joined(),
-            target,
+            target: self.target.joined(),
             pixel: self.pixel.map(View::joined),
             gradient: self.gradient.map(View::joined),
         };
@@ -97,9 +93,12 @@ impl<'a> Problem<'a> {
         stream: u64,
     ) -> Result<Self> {
         check_operands(spec, &input, &target)?;
-        if i32::try_from(input.channels).is_err() {
-            return Err(Error::value("input", format!("{} classes", input.channels), "at most 2147483647 on CUDA"));
+        check_pixels(&input, &target)?;
+        if matches!(target, Target::Soft(..)) && spec.pixel.is_some() {
+            let expected = "class indices: only Dice takes one-hot or soft targets on CUDA";
+            return Err(Error::value("target", "one value for each class", expected));
         }
+        check_classes("input", input.channels)?;
         Ok(Self { spec, input, target, device, stream })
     }
 
@@ -108,7 +107,7 @@ impl<'a> Problem<'a> {
     }
 
     fn is_soft(&self) -> bool {
-        matches!(self.target, Target::Soft(_))
+        matches!(self.target, Target::Soft(..))
     }
 
     /// Rows of sums.
@@ -150,68 +149,28 @@ impl<'a> Problem<'a> {
     fn blocks(&self, variant: &Variant, kernel: &Kernel) -> usize {
         let rows = self.rows().max(1);
         let pixels = self.input.samples * self.input.pixels / rows;
-        let needed = pixels.div_ceil((variant.threads * variant.width) as usize);
+        let needed = pixels.div_ceil(variant.pixels_a_block());
         needed.min((kernel.resident as usize).div_ceil(rows)).max(1)
     }
 
     /// What both passes hand to their kernels.
     fn arguments(&self, pass: &Pass<'a>, variant: &Variant, blocks: usize) -> PassArguments {
-        let (samples, pixels) = (pass.input.samples, pass.input.pixels);
-        // Without a pixel there is no way to go, and nothing to divide by.
-        let (samples, pixels) = if samples * pixels == 0 { (0, 1) } else { (samples, pixels) };
-        let step = blocks * (variant.threads * variant.width) as usize;
         let (gamma, smoothing) = match self.spec.pixel {
             Some((PixelLoss::Focal { gamma, .. }, _)) => (gamma, 0.0),
             Some((PixelLoss::CrossEntropy { label_smoothing }, _)) => (0.0, label_smoothing / self.classes() as f64),
             None => (0.0, 0.0),
         };
         PassArguments {
-            input: pass.input.address() as Pointer,
-            target: pass.target.view().address() as Pointer,
-            input_strides: pass.input.strides.into(),
-            target_strides: pass.target.view().strides.into(),
-            samples: samples as i64,
-            pixels: pixels as i64,
-            step_samples: (step / pixels) as i64,
-            step_pixels: (step % pixels) as i64,
             ignore_index: self.spec.ignore_index,
             gamma,
             smoothing,
-            rows: self.rows().max(1) as i32,
-            blocks: blocks as i32,
             classes: self.classes() as i32,
-            ..PassArguments::default()
+            ..PassArguments::over(&pass.input, &pass.target.view(), variant, self.rows().max(1), blocks)
         }
     }
 
     fn finish_arguments(&self) -> FinishArguments {
-        let pixel = match self.spec.pixel {
-            None => 0,
-            Some((PixelLoss::CrossEntropy { .. }, _)) => 1,
-            Some((PixelLoss::Focal { .. }, _)) => 2,
-        };
-        let mut arguments = FinishArguments {
-            pixel,
-            pixel_factor: self.spec.pixel.map_or(0.0, |(_, factor)| factor),
-            rows: self.rows() as i64,
-            classes: self.classes() as i32,
-            mean: i32::from(self.spec.reduction == Reduction::Mean),
-            soft: i32::from(self.is_soft()),
-            ..FinishArguments::default()
-        };
-        if let Some((region, factor)) = &self.spec.region {
-            let ratio = Ratio::from(region);
-            arguments.region = 1;
-            arguments.region_factor = *factor;
-            arguments.prediction_factor = ratio.prediction;
-            arguments.target_factor = ratio.target;
-            arguments.intersection_factor = ratio.intersection;
-            arguments.smooth = ratio.smooth;
-            arguments.macro_average = i32::from(region.average == Average::Macro);
-            arguments.include_background = i32::from(region.include_background);
-            arguments.skip_absent = i32::from(region.absent == Absent::Skip);
-        }
-        arguments
+        finish_arguments(self.spec, self.rows(), self.classes(), self.is_soft())
     }
 
     fn finish_kernel(&self) -> Result<Arc<Kernel>> {
@@ -297,4 +256,54 @@ impl<'a> Problem<'a> {
             Error::value("input", format!("{} samples", self.rows()), "fewer samples with per_sample=True on CUDA")
         })
     }
+}
+
+/// What the finishing kernels are told of the loss.
+fn finish_arguments(spec: &LossSpec, rows: usize, classes: usize, soft: bool) -> FinishArguments {
+    let pixel = match spec.pixel {
+        None => 0,
+        Some((PixelLoss::CrossEntropy { .. }, _)) => 1,
+        Some((PixelLoss::Focal { .. }, _)) => 2,
+    };
+    let mut arguments = FinishArguments {
+        pixel,
+        pixel_factor: spec.pixel.map_or(0.0, |(_, factor)| factor),
+        rows: rows as i64,
+        classes: classes as i32,
+        mean: i32::from(spec.reduction == Reduction::Mean),
+        soft: i32::from(soft),
+        ..FinishArguments::default()
+    };
+    if let Some((region, factor)) = &spec.region {
+        let ratio = Ratio::from(region);
+        arguments.region = 1;
+        arguments.region_factor = *factor;
+        arguments.prediction_factor = ratio.prediction;
+        arguments.target_factor = ratio.target;
+        arguments.intersection_factor = ratio.intersection;
+        arguments.smooth = ratio.smooth;
+        arguments.macro_average = i32::from(region.average == Average::Macro);
+        arguments.include_background = i32::from(region.include_background);
+        arguments.skip_absent = i32::from(region.absent == Absent::Skip);
+    }
+    arguments
+}
+
+/// The loss from one row of sums, which may be those of several ranks added up, (C) weights of Dice or 0, and the loss in the type `real`.
+/// Returns as soon as the kernel is on the stream.
+///
+/// # Safety
+/// As for [`Problem::forward`].
+pub unsafe fn finish_sums(
+    spec: &LossSpec,
+    device: &Device,
+    stream: u64,
+    (sums, classes): (Pointer, usize),
+    dice_weight: Pointer,
+    (loss, real): (Pointer, DType),
+) -> Result<()> {
+    let kernel = device.kernel(&Variant::finish(real))?;
+    let arguments = FinishArguments { sums, loss, dice_weight, ..finish_arguments(spec, 1, classes, false) };
+    // SAFETY: the caller vouches for the pointers.
+    unsafe { device.launch(&kernel, FINISH, stream, 1, &arguments) }
 }

@@ -1,7 +1,7 @@
 //! Which kernel serves which loss and operands: every variant is compiled by itself, so that no kernel asks at each pixel what the
 //! loss is.
 
-use super::operands::{Target, compute_type};
+use crate::loss::operands::{Target, compute_type};
 use crate::loss::spec::{LossSpec, PixelLoss, ProbabilityOfTarget};
 use crate::tensor::{DType, View};
 
@@ -14,6 +14,10 @@ pub enum Source {
     Gradient,
     /// The one-block kernels between them.
     Finish,
+    /// The confusion matrix.
+    Confusion,
+    /// A target for a map of logits of another size.
+    Resize,
 }
 
 impl Source {
@@ -23,6 +27,8 @@ impl Source {
             Self::Reduce => &["reduce"],
             Self::Gradient => &["gradient"],
             Self::Finish => &["finish", "coefficients"],
+            Self::Confusion => &["confusion"],
+            Self::Resize => &["nearest", "majority"],
         }
     }
 }
@@ -37,7 +43,7 @@ fn power(gamma: f64) -> i32 {
 pub struct Variant {
     /// Which source.
     pub source: Source,
-    /// Of the logits.
+    /// Of the logits, or of the labels of a confusion matrix's input.
     pub input: DType,
     /// Of class indices; none with soft targets.
     pub label: Option<DType>,
@@ -59,12 +65,15 @@ pub struct Variant {
     region: bool,
 }
 
-/// Up to so many classes live in registers. Doubles take two registers each.
-fn max_classes(real: DType, soft: bool) -> usize {
-    match (real, soft) {
-        (DType::Float64, true) => 8,
-        (DType::Float64, false) => 24,
-        _ => 32,
+/// Up to so many classes live in registers.
+const MAX_CLASSES: usize = 32;
+
+/// The same of a loss. Doubles take two registers each.
+fn max_classes(real: DType, soft: bool, smoothing: bool) -> usize {
+    match (real, soft, smoothing) {
+        (DType::Float64, true, _) => 8,
+        (DType::Float64, _, true) => 28, // with 32, sm_120 spills four registers
+        _ => MAX_CLASSES,
     }
 }
 
@@ -93,7 +102,7 @@ impl Variant {
     ) -> Self {
         let label = match target {
             Target::Index(view) => Some(view.dtype()),
-            Target::Soft(_) => None,
+            Target::Soft(..) => None,
         };
         let base = Self::of(source, spec, input.dtype(), label, input.channels);
         let operands: Vec<&View<'_>> = [input].into_iter().chain(gradient).collect();
@@ -101,10 +110,34 @@ impl Variant {
         Self { width, channels_last, ..base }
     }
 
+    /// The confusion matrix of logits or labels and a target's labels.
+    pub fn confusion(input: &View<'_>, target: &View<'_>, classes: usize) -> Self {
+        let base = Self::confusion_of(input.dtype(), target.dtype(), classes);
+        let (width, channels_last) = width(&base, &[input], &Target::Index(*target));
+        Self { width, channels_last, ..base }
+    }
+
     /// The same from dtypes alone, for one pixel at a time.
+    pub fn confusion_of(input: DType, label: DType, classes: usize) -> Self {
+        let in_registers = classes <= MAX_CLASSES;
+        Self {
+            source: Source::Confusion,
+            label: Some(label),
+            classes: if in_registers { classes as u32 } else { 0 },
+            threads: 256,
+            blocks: if classes <= 8 { 3 } else { 2 },
+            ..Self::finish(input)
+        }
+    }
+
+    /// A target of labels for a map of another size.
+    pub fn resize(label: DType, classes: usize) -> Self {
+        Self { source: Source::Resize, threads: 128, ..Self::confusion_of(DType::Float32, label, classes) }
+    }
+
+    /// A loss from dtypes alone, for one pixel at a time.
     pub fn of(source: Source, spec: &LossSpec, input: DType, label: Option<DType>, classes: usize) -> Self {
         let real = compute_type(input);
-        let in_registers = classes <= max_classes(real, label.is_none());
         let (mut pixel, mut gamma, mut weighted_pt, mut smoothing) = (0, 0.0, false, false);
         match spec.pixel {
             Some((PixelLoss::CrossEntropy { label_smoothing }, _)) => (pixel, smoothing) = (1, label_smoothing != 0.0),
@@ -113,6 +146,7 @@ impl Variant {
             }
             None => {}
         }
+        let in_registers = classes <= max_classes(real, label.is_none(), smoothing);
         let (threads, blocks) = if in_registers { shape(real, classes) } else { (32, 1) };
         let classes = if in_registers { classes as u32 } else { 0 };
         let region = spec.region.is_some();
@@ -168,9 +202,15 @@ impl Variant {
             format!("WEIGHTED_PT={}", i32::from(self.weighted_pt)),
             format!("SMOOTHING={}", i32::from(self.smoothing)),
             format!("REGION={}", i32::from(self.region)),
+            format!("PREDICTED={}", i32::from(!self.input.is_floating())),
         ];
         list.extend(self.label.map(|label| format!("LABEL={}", type_name(label))));
         list
+    }
+
+    /// Pixels that a block takes at a time.
+    pub fn pixels_a_block(&self) -> usize {
+        (self.threads * self.width) as usize
     }
 
     /// The most pixels a thread of this variant takes at a time: loads of 128 bits, or less where the values of so many pixels
@@ -178,6 +218,9 @@ impl Variant {
     pub fn max_width(&self) -> u32 {
         let real = compute_type(self.input);
         let vector = 16 / self.input.size() as u32;
+        if !self.input.is_floating() {
+            return vector.min(8);
+        }
         match (self.classes, real, self.label) {
             (0, ..) => 1,
             (..=8, _, None) => 16 / real.size() as u32,
@@ -211,7 +254,7 @@ fn width(base: &Variant, operands: &[&View<'_>], target: &Target<'_>) -> (u32, b
             let fits = |view: &View<'_>| fits(view, width as usize, channels_last);
             let target_fits = match target {
                 Target::Index(view) => self::fits(view, width as usize, false),
-                Target::Soft(view) => fits(view),
+                Target::Soft(view, _) => fits(view),
             };
             if target_fits && operands.iter().all(|view| fits(view)) {
                 return (width, channels_last);

@@ -2,12 +2,17 @@
 
 use pyo3::prelude::*;
 
-use super::loss::PyLossSpec;
+use super::loss::{PyLossSpec, images, labels, logits, target_of_equal_size};
 use super::tensor::Tensor;
 use crate::cuda::compile::{Architecture, compile};
 use crate::cuda::variant::{Source, Variant};
-use crate::cuda::{Backward, Device, Forward, Problem, Target, cache, compute_type, describe, library};
+use crate::cuda::{
+    Backward, Device, Forward, Problem, Resize, add_confusion, cache, confusion_length, describe, finish_sums, library,
+};
 use crate::loss::LossSpec;
+use crate::loss::operands::compute_type;
+use crate::loss::resize::TargetMode;
+use crate::loss::sums::row_length;
 use crate::tensor::{DType, expect_shape};
 use crate::{Error, Result};
 
@@ -19,21 +24,9 @@ fn problem<'a>(
     input: &'a Tensor,
     target: &'a Tensor,
 ) -> Result<Problem<'a>> {
-    let shape = &input.shape;
-    if !(2..=5).contains(&shape.len()) {
-        let expected = "(N, C, *spatial) with 0 to 3 spatial dimensions";
-        return Err(Error::value("input", format!("shape {shape:?}"), expected));
-    }
-    let target = if target.shape.len() == shape.len() && spec.spec.pixel.is_none() {
-        expect_shape("target", &target.shape, shape, "that of input: one value for each class")?;
-        Target::Soft(target.view("target", "a floating dtype", true)?)
-    } else {
-        let indices: Vec<usize> = [&shape[..1], &shape[2..]].concat();
-        expect_shape("target", &target.shape, &indices, "(N, *spatial) for an input of (N, C, *spatial)")?;
-        Target::Index(target.view("target", "uint8, int16, int32 or int64 class indices", false)?)
-    };
-    let input = input.view("input", "float32, float64, float16 or bfloat16", true)?;
-    Problem::new(&spec.spec, input, target, Device::get(device)?, stream)
+    let logits = logits(input)?;
+    let target = target_of_equal_size(&spec.spec, input, target)?;
+    Problem::new(&spec.spec, logits, target, Device::get(device)?, stream)
 }
 
 /// The address of a weight for each class, in the type of the computation; 0 where there is none.
@@ -115,6 +108,83 @@ pub fn cuda_loss_forward(
     })
 }
 
+/// The loss from one row of sums, which may be those of several ranks added up, into `loss`, as work on `stream`.
+#[pyfunction]
+pub fn cuda_loss_finish(
+    py: Python<'_>,
+    spec: &PyLossSpec,
+    device: usize,
+    stream: u64,
+    classes: usize,
+    sums: Tensor,
+    dice_weight: Option<Tensor>,
+    loss: Tensor,
+) -> PyResult<()> {
+    py.detach(|| {
+        let real = loss.dtype("loss", "float32 or float64")?;
+        expect_shape("loss", &loss.shape, &[], "that of the result")?;
+        expect_shape("sums", &sums.shape, &[1, row_length(&spec.spec, classes)], "one row of the spec")?;
+        let dice_weight = match &dice_weight {
+            Some(weight) => weight.contiguous(spec.spec.weight_names().1, real)?,
+            None => 0,
+        };
+        let (sums, loss) = (sums.contiguous("sums", DType::Float64)?, loss.contiguous("loss", real)?);
+        let device = Device::get(device)?;
+        // SAFETY: as in `cuda_loss_forward`.
+        Ok(unsafe { finish_sums(&spec.spec, &device, stream, (sums, classes), dice_weight, (loss, real)) }?)
+    })
+}
+
+/// Add the pixels of each class to the diagonal of `counts`, int64: see `cuda_confusion_matrix`. Labels that are no class are passed over.
+#[pyfunction]
+pub fn cuda_class_counts(
+    py: Python<'_>,
+    device: usize,
+    stream: u64,
+    target: Tensor,
+    counts: Tensor,
+    classes: usize,
+    ignore_index: i64,
+) -> PyResult<()> {
+    py.detach(|| {
+        let target = labels(&target)?;
+        expect_shape("counts", &counts.shape, &[confusion_length(classes)], "C * C + 2")?;
+        let (device, counts) = (Device::get(device)?, counts.contiguous("counts", DType::Int64)?);
+        // SAFETY: as in `cuda_loss_forward`.
+        Ok(unsafe { add_confusion(&device, stream, target, target, classes, ignore_index, counts) }?)
+    })
+}
+
+/// Labels of the size of `input` from a target of another size into `labels`, int32 with -1 for ignored pixels, as work on `stream`. With
+/// `counts`, int64 pixels of each class, it is the majority of the window behind each pixel, else the nearest label.
+#[pyfunction]
+pub fn cuda_resize(
+    py: Python<'_>,
+    device: usize,
+    stream: u64,
+    input: Tensor,
+    target: Tensor,
+    counts: Option<Tensor>,
+    labels: Tensor,
+    ignore_index: i64,
+) -> PyResult<()> {
+    py.detach(|| {
+        let (to, target, from) = images(&input, &target)?;
+        let classes = input.shape[1];
+        let (mode, counts) = match &counts {
+            Some(counts) => {
+                expect_shape("counts", &counts.shape, &[classes], "one for each class of input")?;
+                (TargetMode::Majority, counts.contiguous("counts", DType::Int64)?)
+            }
+            None => (TargetMode::Nearest, 0),
+        };
+        let resize = Resize { target, from, to, classes, ignore_index, counts };
+        let (device, labels) = (Device::get(device)?, labels.view("labels", "int32", false)?);
+        // SAFETY: as in `cuda_loss_forward`.
+        Ok(unsafe { resize.fill(&device, stream, mode, labels) }?)
+    })
+}
+
 /// dL/dinput into `gradient`, as work on `stream`.
 #[pyfunction]
 pub fn cuda_loss_backward(
@@ -187,7 +257,7 @@ pub fn cuda_cache() -> Option<(std::path::PathBuf, usize, u64, Option<String>)> 
     cache::summary().map(|found| (found.directory, found.entries, found.bytes, found.problem))
 }
 
-/// (image, log) of one kernel, for tests of the static budget: `source` is reduce, gradient or finish, `target` a label's dtype or
+/// (image, log) of one kernel, for tests of the static budget: `source` is reduce, gradient, finish, confusion or resize, `target` a label's dtype or
 /// "soft", `architecture` such as 90; no device or driver is needed.
 #[pyfunction]
 pub fn cuda_compile(
@@ -208,7 +278,9 @@ pub fn cuda_compile(
         "finish" => Variant::finish(compute_type(input)),
         "reduce" => Variant::of(Source::Reduce, &spec.spec, input, label, classes),
         "gradient" => Variant::of(Source::Gradient, &spec.spec, input, label, classes),
-        other => return Err(Error::value("source", other, "reduce, gradient or finish").into()),
+        "resize" => Variant::resize(dtype("target", target)?, classes),
+        "confusion" => Variant::confusion_of(input, dtype("target", target)?, classes),
+        other => return Err(Error::value("source", other, "reduce, gradient, finish, confusion or resize").into()),
     };
     variant.width = variant.max_width();
     variant.channels_last = channels_last;

@@ -3,8 +3,10 @@
 use pyo3::prelude::*;
 
 use super::tensor::Tensor;
-use crate::cpu::resize::{IGNORED, Resize, TargetMode};
-use crate::cpu::{Problem, Target, compute_type, count_labels};
+use crate::cpu::resize::Resize;
+use crate::cpu::{Problem, count_labels};
+use crate::loss::operands::{Target, compute_type};
+use crate::loss::resize::{IGNORED, TargetMode, check_sizes};
 use crate::loss::spec::{Absent, Average, LossSpec, Overlap, PixelLoss, ProbabilityOfTarget, Reduction, RegionTerm};
 use crate::loss::sums::{finish, row_length};
 use crate::tensor::{DType, View, expect_shape};
@@ -148,17 +150,16 @@ const INDEX_DTYPES: &str = "uint8, int16, int32 or int64 class indices";
 impl Operands<'_> {
     /// `work` on the problem that the operands pose, checked with the shapes that the user knows.
     fn solve<R>(&self, work: impl FnOnce(&Problem<'_>) -> Result<R>) -> Result<R> {
-        let shape = &self.input.shape;
-        if !(2..=5).contains(&shape.len()) {
-            let expected = "(N, C, *spatial) with 0 to 3 spatial dimensions";
-            return Err(Error::value("input", format!("shape {shape:?}"), expected));
-        }
-        let input = self.input.view("input", "float32, float64, float16 or bfloat16", true)?;
+        let input = logits(self.input)?;
         match self.spec.sizes {
-            Sizes::Equal => work(&self.problem(&self.spec.spec, input, self.target_of_equal_size()?)?),
+            Sizes::Equal => work(&self.problem(
+                &self.spec.spec,
+                input,
+                target_of_equal_size(&self.spec.spec, self.input, self.target)?,
+            )?),
             Sizes::Resize(mode) => self.resized(input, mode, work),
             Sizes::Upsample { align_corners } => {
-                let (small, target, full) = self.images()?;
+                let (small, target, full) = images(self.input, self.target)?;
                 let (input, target) = ((input, small), (target, full));
                 let spec = &self.spec.spec;
                 work(&Problem::upsampled(
@@ -178,44 +179,9 @@ impl Operands<'_> {
         Problem::new(spec, input, target, self.weight, self.dice_weight, self.threads)
     }
 
-    fn target_of_equal_size(&self) -> Result<Target<'_>> {
-        let (shape, target) = (&self.input.shape, self.target);
-        if target.shape.len() == shape.len() && self.spec.spec.pixel.is_none() {
-            expect_shape("target", &target.shape, shape, "that of input: one value for each class")?;
-            return Ok(Target::Soft(target.view("target", "a floating dtype", true)?, None));
-        }
-        let indices: Vec<usize> = [&shape[..1], &shape[2..]].concat();
-        expect_shape("target", &target.shape, &indices, "(N, *spatial) for an input of (N, C, *spatial)")?;
-        Ok(Target::Index(target.view("target", INDEX_DTYPES, false)?))
-    }
-
-    /// Sizes of input and target where they may differ, and the target.
-    fn images(&self) -> Result<([usize; 2], View<'_>, [usize; 2])> {
-        let (&[samples, _, height, width], target) = (&self.input.shape[..], self.target) else {
-            let got = format!("shape {:?}", self.input.shape);
-            return Err(Error::value("input", got, "(N, C, height, width) where target has another size"));
-        };
-        let &[target_samples, full_height, full_width] = &target.shape[..] else {
-            let got = format!("shape {:?}", target.shape);
-            return Err(Error::value(
-                "target",
-                got,
-                "(N, height, width) class indices where its size is not that of input",
-            ));
-        };
-        expect_shape("target", &[target_samples], &[samples], "as many samples as input")?;
-        let view = target.view("target", INDEX_DTYPES, false)?;
-        if view.dtype().is_floating() {
-            return Err(Error::type_("target", view.dtype().name(), INDEX_DTYPES));
-        }
-        let sizes = ([height, width], [full_height, full_width]);
-        crate::cpu::resize::check_sizes(sizes.1, sizes.0)?;
-        Ok((sizes.0, view, sizes.1))
-    }
-
     /// The problem on a target that is brought to the size of the logits.
     fn resized<R>(&self, input: View<'_>, mode: TargetMode, work: impl FnOnce(&Problem<'_>) -> Result<R>) -> Result<R> {
-        let (to, target, from) = self.images()?;
+        let (to, target, from) = images(self.input, self.target)?;
         let weighted = self.spec.spec.pixel.is_some() && self.weight.is_some();
         // Of equal size, every mode is the label itself. (Weighted cross entropy of shares has another denominator.)
         if to == from && !(mode == TargetMode::Area && weighted) {
@@ -255,6 +221,57 @@ impl Operands<'_> {
         drop((single, double));
         result
     }
+}
+
+/// The logits, checked with the shape that the user knows.
+pub(super) fn logits(input: &Tensor) -> Result<View<'_>> {
+    if !(2..=5).contains(&input.shape.len()) {
+        let expected = "(N, C, *spatial) with 0 to 3 spatial dimensions";
+        return Err(Error::value("input", format!("shape {:?}", input.shape), expected));
+    }
+    input.view("input", "float32, float64, float16 or bfloat16", true)
+}
+
+/// A target of class indices.
+pub(super) fn labels(target: &Tensor) -> Result<View<'_>> {
+    let view = target.view("target", INDEX_DTYPES, false)?;
+    if view.dtype().is_floating() {
+        return Err(Error::type_("target", view.dtype().name(), INDEX_DTYPES));
+    }
+    Ok(view)
+}
+
+/// The target of [`logits`] that have its size.
+pub(super) fn target_of_equal_size<'a>(spec: &LossSpec, input: &Tensor, target: &'a Tensor) -> Result<Target<'a>> {
+    let shape = &input.shape;
+    if target.shape.len() == shape.len() && spec.pixel.is_none() {
+        expect_shape("target", &target.shape, shape, "that of input: one value for each class")?;
+        return Ok(Target::Soft(target.view("target", "a floating dtype", true)?, None));
+    }
+    let indices: Vec<usize> = [&shape[..1], &shape[2..]].concat();
+    expect_shape("target", &target.shape, &indices, "(N, *spatial) for an input of (N, C, *spatial)")?;
+    Ok(Target::Index(target.view("target", INDEX_DTYPES, false)?))
+}
+
+/// Sizes of input and target where they may differ, and the target.
+pub(super) fn images<'a>(input: &Tensor, target: &'a Tensor) -> Result<([usize; 2], View<'a>, [usize; 2])> {
+    let &[samples, _, height, width] = &input.shape[..] else {
+        let got = format!("shape {:?}", input.shape);
+        return Err(Error::value("input", got, "(N, C, height, width) where target has another size"));
+    };
+    let &[target_samples, full_height, full_width] = &target.shape[..] else {
+        let got = format!("shape {:?}", target.shape);
+        return Err(Error::value(
+            "target",
+            got,
+            "(N, height, width) class indices where its size is not that of input",
+        ));
+    };
+    expect_shape("target", &[target_samples], &[samples], "as many samples as input")?;
+    let view = labels(target)?;
+    let sizes = ([height, width], [full_height, full_width]);
+    check_sizes(sizes.1, sizes.0)?;
+    Ok((sizes.0, view, sizes.1))
 }
 
 /// A label's position in the target's own shape, instead of (sample, pixel).
@@ -335,6 +352,42 @@ pub fn loss_backward(
             }
             Ok(())
         })?)
+    })
+}
+
+/// Pixels of each class of a target.
+#[pyfunction]
+pub fn class_counts(
+    py: Python<'_>,
+    target: Tensor,
+    classes: usize,
+    ignore_index: i64,
+    threads: usize,
+) -> PyResult<Vec<u64>> {
+    py.detach(|| {
+        Ok(count_labels(labels(&target)?, classes, ignore_index, threads)
+            .map_err(|error| locate(error, &target.shape))?)
+    })
+}
+
+/// The labels of target mode "majority" into `labels`, int32, with -1 for ignored pixels; `counts` are those of [`class_counts`], or of
+/// several batches added up.
+#[pyfunction]
+pub fn majority_labels(
+    py: Python<'_>,
+    input: Tensor,
+    target: Tensor,
+    counts: Vec<u64>,
+    labels: Tensor,
+    ignore_index: i64,
+    threads: usize,
+) -> PyResult<()> {
+    py.detach(|| {
+        let (to, target, from) = images(&input, &target)?;
+        expect_shape("counts", &[counts.len()], &input.shape[1..2], "one for each class of input")?;
+        let resize = Resize { target, from, to, ignore_index, counts: &counts, threads };
+        labels.set_labels(&resize.labels(TargetMode::Majority));
+        Ok(())
     })
 }
 

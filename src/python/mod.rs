@@ -16,13 +16,16 @@ mod _core {
     use super::build_info::build_info;
     #[pymodule_export]
     use super::cuda::{
-        cuda_cache, cuda_compile, cuda_devices, cuda_driver, cuda_loss_backward, cuda_loss_forward, cuda_nvrtc,
-        cuda_workspace,
+        cuda_cache, cuda_class_counts, cuda_compile, cuda_devices, cuda_driver, cuda_loss_backward, cuda_loss_finish,
+        cuda_loss_forward, cuda_nvrtc, cuda_resize, cuda_workspace,
     };
     #[pymodule_export]
-    use super::loss::{PyLossSpec, default_threads, folds, join_torch, loss_backward, loss_finish, loss_forward};
+    use super::loss::{
+        PyLossSpec, class_counts, default_threads, folds, join_torch, loss_backward, loss_finish, loss_forward,
+        majority_labels,
+    };
     #[pymodule_export]
-    use super::metrics::confusion_matrix;
+    use super::metrics::{confusion_matrix, cuda_confusion_matrix};
     #[pymodule_export]
     use super::xbd::{
         XBDFeed, XBDRun, xbd_check, xbd_count_pixels, xbd_index, xbd_pack, xbd_rasterize_label, xbd_read_image,

@@ -94,6 +94,13 @@ impl Tensor {
         unsafe { std::slice::from_raw_parts(self.pointer as *const f64, len) }
     }
 
+    /// Copy `values` into a contiguous int32 tensor of as many elements.
+    pub fn set_labels(&self, values: &[i32]) {
+        assert_eq!((&self.dtype, self.shape.iter().product()), (&Ok(DType::Int32), values.len()));
+        // SAFETY: as in `doubles`.
+        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), self.pointer as *mut i32, values.len()) }
+    }
+
     /// Copy `values` into a contiguous float64 tensor of as many elements.
     pub fn set_doubles(&self, values: &[f64]) {
         assert_eq!((&self.dtype, self.shape.iter().product()), (&Ok(DType::Float64), values.len()));

@@ -24,7 +24,7 @@ SMOOTHED = Options(pixel="cross_entropy", label_smoothing=0.1)
 DICE = Options(region="dice")
 # Registers of a thread: what the number of threads that a multiprocessor must hold leaves.
 BOUNDS = {2: 85, 5: 128, 8: 170, 16: 255, 24: 255, 32: 255, 33: 128}
-BOUNDS_FLOAT64 = {2: 255, 5: 255, 8: 255, 16: 255, 24: 255, 32: 128, 33: 128}
+BOUNDS_FLOAT64 = {2: 255, 5: 255, 8: 255, 16: 255, 24: 255, 32: 255, 33: 128}
 
 
 def compiled(
@@ -59,6 +59,18 @@ def test_registers_on_every_architecture(source: str, classes: int) -> None:
         check(log, bounds[classes], case)
 
 
+@pytest.mark.parametrize("source", ["reduce", "gradient"])
+def test_registers_of_doubles_with_label_smoothing(source: str) -> None:
+    """28 classes in registers, 29 in a loop."""
+    options = SMOOTHED._replace(region="dice")
+    cases = [
+        (chosen, source, "float64", "int64", classes, False, number)
+        for chosen, classes, number in product((SMOOTHED, options), (28, 29), (75, 90, 120))
+    ]
+    for case, log in zip(cases, all_compiled(cases), strict=True):
+        check(log, 255 if case[4] == 28 else 128, case)
+
+
 @pytest.mark.parametrize("classes", [5, 32])
 def test_registers_of_other_losses_and_layouts(classes: int) -> None:
     targets = {PLAIN: "uint8", HEAVY: "int32", SMOOTHED: "int64", DICE: "soft"}
@@ -70,6 +82,25 @@ def test_registers_of_other_losses_and_layouts(classes: int) -> None:
     ]
     for case, log in zip(cases, all_compiled(cases), strict=True):
         check(log, BOUNDS[classes], case)
+
+
+@pytest.mark.parametrize("classes", [5, 8, 32, 33])
+def test_registers_of_the_confusion_matrix(classes: int) -> None:
+    operands = [("float32", "int64", number) for number in ARCHITECTURES]
+    operands += product(("float16", "float64", "uint8"), ("uint8", "int64"), (75, 120))
+    cases = [
+        (PLAIN, "confusion", input, label, classes, channels_last, architecture)
+        for (input, label, architecture), channels_last in product(operands, (False, True))
+    ]
+    for case, log in zip(cases, all_compiled(cases), strict=True):
+        check(log, 85 if classes <= 8 else 128, case)
+
+
+@pytest.mark.parametrize("classes", [5, 32, 33])
+def test_registers_of_resizing(classes: int) -> None:
+    cases = [(PLAIN, "resize", "float32", "int64", classes, False, architecture) for architecture in ARCHITECTURES]
+    for case, log in zip(cases, all_compiled(cases), strict=True):
+        check(log, 128, case)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -91,6 +122,10 @@ def test_loads_and_stores_are_of_128_bits(input: str, channels_last: bool) -> No
         wide = re.findall(r"(ld|st)\.global\S*\.(?:v4\.\w*32|v2\.\w*64)\b", ptx)
         assert wide.count("ld") == 5, f"{source}: {wide}"
         assert wide.count("st") == (5 if source == "gradient" else 0), f"{source}: {wide}"
+    wide = re.findall(
+        r"ld\.global\S*\.(?:v4\.\w*32|v2\.\w*64)\b", ptx_of("confusion", input, "uint8", 5, channels_last)
+    )
+    assert len(wide) == 5
 
 
 def disassembler() -> Path | None:
@@ -124,7 +159,8 @@ def test_machine_code(input: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "kernel", "size"), [("reduce", "reduce", 256), ("gradient", "gradient", 256), ("finish", "finish", 128)]
+    ("source", "kernel", "size"),
+    [("reduce", "reduce", 264), ("gradient", "gradient", 264), ("finish", "finish", 128), ("resize", "majority", 304)],
 )
 def test_parameters_are_the_structs_of_the_host(source: str, kernel: str, size: int) -> None:
     """src/cuda/arguments.rs asserts the same sizes."""

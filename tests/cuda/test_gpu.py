@@ -24,10 +24,13 @@ def test_the_doctor_is_content() -> None:
 def test_nothing_waits_for_the_device() -> None:
     logits, labels = batch()
     rp.dice_focal_loss(logits, labels, alpha=[1.0, 2, 3, 4, 5]).backward()
+    matrix = rp.metrics.ConfusionMatrix(5)
+    matrix.update(logits, labels)
     torch.cuda.set_sync_debug_mode("error")
     try:
         rp.dice_focal_loss(logits, labels, alpha=[1.0, 2, 3, 4, 5]).backward()
         rp.cross_entropy(logits, labels).backward()
+        matrix.update(logits, labels)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -71,6 +71,14 @@ def test_numbers_of_classes(precision: Precision, classes: int, cuda: str) -> No
     compare("dice_focal_loss", precision, logits, labels, "contiguous", {"alpha": alpha, "average": "macro"}, cuda)
 
 
+@pytest.mark.parametrize("classes", [5, 28, 29, 33])
+@pytest.mark.parametrize("precision", PRECISIONS[:2], ids=str)
+def test_label_smoothing_of_many_classes(precision: Precision, classes: int, cuda: str) -> None:
+    logits, labels = random_batch((2, classes, 8, 24))
+    weight = torch.rand(classes, generator=torch.Generator().manual_seed(4)).tolist()
+    compare("cross_entropy", precision, logits, labels, "contiguous", {"weight": weight, "label_smoothing": 0.1}, cuda)
+
+
 @pytest.mark.parametrize("classes", [4, 9, 40])
 @pytest.mark.parametrize("precision", PRECISIONS, ids=str)
 def test_soft_targets_of_whole_vectors(precision: Precision, classes: int, cuda: str) -> None:

@@ -25,6 +25,7 @@ def run(classes: int) -> None:
     logits = torch.randn(2, classes, 32, 48, generator=generator).requires_grad_()
     labels = torch.randint(classes, (2, 32, 48), generator=generator)
     rp.dice_focal_loss(logits, labels).backward()
+    rp.metrics.ConfusionMatrix(classes).update(logits, labels)
 
 
 def plant(folder: Path, kernel: str, change: Callable[[str], str]) -> None:
@@ -91,6 +92,19 @@ DEFECTS = {
         nth(r"(shfl\.sync\.bfly\.b32[^;]*), -1;", r"\1, 2147483647;", 0),
         5,
         "its mask does not name",
+    ),
+    "dropped barrier in the confusion matrix": ("confusion", nth(BARRIER, "", -1), 5, "race: "),
+    "an addition that is not atomic": (
+        "confusion",
+        nth(r"(?:atom|red)(\.shared)\.add(\.u32)\s+(?:%r\d+, )?(\[[^\]]*\], )", r"st\1\2 \3", 1),
+        5,
+        "race: ",
+    ),
+    "an addition to global memory that is not atomic": (
+        "confusion",
+        nth(r"(?:atom|red)(\.global)\.add(\.u64)\s+(?:%rd\d+, )?(\[[^\]]*\], )", r"st\1\2 \3", -1),
+        5,
+        "race: ",
     ),
     "blocks that write one place": ("reduce", nth(r"(mov\.u32\s+%r\d+), %ctaid\.x;", r"\1, 0;", 0), 5, "race: write"),
 }

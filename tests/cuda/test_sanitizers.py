@@ -31,6 +31,7 @@ FLOAT = {
     "WIDTH": "4",
     "CHANNELS_LAST": "0",
     "THREADS": "64",
+    "PREDICTED": "0",
 }
 VARIANTS = {
     "float32": FLOAT,
@@ -38,7 +39,16 @@ VARIANTS = {
     | {"INPUT": "BFloat16", "LABEL": "unsigned char", "WIDTH": "8", "CHANNELS_LAST": "1"},
     "float16": FLOAT | {"INPUT": "Half", "LABEL": "short", "WIDTH": "2"},
     "40 classes": FLOAT | {"CLASSES": "0", "C": "40", "WIDTH": "1", "THREADS": "32"},
+    "confusion": FLOAT,
+    "confusion, float16, channels_last": FLOAT
+    | {"INPUT": "Half", "LABEL": "unsigned char", "WIDTH": "8", "CHANNELS_LAST": "1"},
+    "confusion of labels": FLOAT | {"INPUT": "short", "LABEL": "int", "PREDICTED": "1"},
+    "confusion, 40 classes": FLOAT | {"CLASSES": "0", "C": "40", "WIDTH": "1"},
+    "resize": FLOAT | {"LABEL": "unsigned char", "WIDTH": "1"},
+    "resize, 40 classes": FLOAT | {"CLASSES": "0", "C": "40", "WIDTH": "1"},
 }
+# What the name of a variant begins with; all others are losses.
+PROGRAMS = {"confusion": "confusion.cpp", "resize": "resize.cpp"}
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
 
@@ -54,9 +64,10 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return built
 
 
-def build(variant: dict[str, str], sanitizer: str, engine: Path, folder: Path, kernels: Path = KERNELS) -> Path:
+def build(variant: str, sanitizer: str, engine: Path, folder: Path, kernels: Path = KERNELS) -> Path:
     program = folder / "check"
-    macros = variant | {
+    (source,) = [name for start, name in PROGRAMS.items() if variant.startswith(start)] or ["loss.cpp"]
+    macros = VARIANTS[variant] | {
         "REAL": "float",
         "BLOCKS": "1",
         "PIXEL": "2",
@@ -67,7 +78,7 @@ def build(variant: dict[str, str], sanitizer: str, engine: Path, folder: Path, k
     }
     command = ["g++", "-std=c++17", "-O1", "-g", "-w", f"-I{kernels}", f"-I{HOST}"]
     command += [f"-D{name}={value}" for name, value in macros.items()]
-    command += [*SANITIZERS[sanitizer][0], str(HOST / "check.cpp"), str(engine), "-o", str(program)]
+    command += [*SANITIZERS[sanitizer][0], str(HOST / source), str(engine), "-o", str(program)]
     subprocess.run(command, check=True)
     return program
 
@@ -81,7 +92,7 @@ def run(program: Path, seed: int | None = None) -> subprocess.CompletedProcess[s
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_kernels_are_clean(variant: str, sanitizer: str, engines: dict[str, Path], tmp_path: Path) -> None:
-    program = build(VARIANTS[variant], sanitizer, engines[sanitizer], tmp_path)
+    program = build(variant, sanitizer, engines[sanitizer], tmp_path)
     for seed in (None, 1, 2, 3):
         done = run(program, seed)
         assert done.returncode == 0, f"order {seed}: {done.stdout}{done.stderr}"
@@ -142,6 +153,20 @@ DEFECTS = {
         "nan",
         "wrong",
     ),
+    "an addition that is not atomic": (
+        "confusion.cu",
+        replaced(r"atomicAdd\(&counts\[cell\], length\);", "counts[cell] += length;"),
+        "confusion",
+        "thread",
+        "data race",
+    ),
+    "dropped barrier in the confusion matrix": (
+        "confusion.cu",
+        without(BARRIER, 1),
+        "confusion",
+        "thread",
+        "data race",
+    ),
     "wrong lane": ("number.cuh", replaced(r"offset >>= 1", "offset >>= 2"), "float32", "nan", "(wrong|deadlock)"),
 }
 
@@ -155,6 +180,6 @@ def test_planted_defects_are_caught(defect: str, engines: dict[str, Path], tmp_p
     changed = change(text)
     assert changed != text
     (kernels / file).write_text(changed)
-    program = build(VARIANTS[variant], sanitizer, engines[sanitizer], tmp_path, kernels)
+    program = build(variant, sanitizer, engines[sanitizer], tmp_path, kernels)
     said = [run(program, seed) for seed in (None, 1, 2, 3)]
     assert any(done.returncode != 0 and re.search(message, done.stdout + done.stderr) for done in said), said[0]

@@ -7,7 +7,8 @@ enum { LEADING = 3, WARPS = THREADS / 32 };
 
 // Mirrored, field for field, by src/cuda/arguments.rs. Pointers that a loss does not need are null.
 struct FinishArguments {
-  double* partials;          // finish: (rows, columns, blocks), see reduce.cu; its first block becomes the total
+  double* partials;          // finish: (rows, columns, blocks), see reduce.cu; its first block becomes the total. Null: the sums
+                             // are there already
   double* sums;              // (rows, columns)
   Real* loss;                // finish: (), null without a reduction
   const Real* grad_output;   // coefficients: (), null: 1
@@ -113,7 +114,8 @@ __device__ double total(const FinishArguments& a, int column) {
   return warp_sum(sum);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) finish(const FinishArguments a) {
+// The partial sums of all blocks, added up, as rows of sums.
+__device__ void add_up(const FinishArguments& a) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int parts = a.region || a.soft ? 3 : 1;
   const int from = 2 + parts * a.classes;  // columns of the partial sums
@@ -151,6 +153,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) finish(const Finis
       for (int i = lane; i < 3 * a.classes; i += 32) sums[LEADING + i] = wrong ? nan : column(2 + i);
     }
   }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) finish(const FinishArguments a) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (a.partials) add_up(a);
   if (!a.loss) return;
   __syncthreads();
 

@@ -93,11 +93,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gradient(const Arg
       const auto write = [&](int c, Real g) { block.at(c, k) = from_real<Input>(g); };
 #ifdef LABEL
       const int y = decode(labels[k], a);
-      const Logits z(block, k, y >= 0);
+      const Logits z(a, block, k, y >= 0);
       const Real z_y = y >= 0 ? to_real(load(from + k * a.input_strides.pixel + y * a.input_strides.channel)) : (Real)0;
       gradient_at(a, coefficients, z, z_y, way.sample, way.pixel + k, y, write);
 #else
-      const Logits z(block, k, true);
+      const Logits z(a, block, k, true);
       gradient_at(a, coefficients, z, [&](int c) { return target.at(c, k); }, write);
 #endif
     }
@@ -106,11 +106,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gradient(const Arg
     const auto write = [&](int c, Real g) { to[c * a.gradient_strides.channel] = from_real<Input>(g); };
 #ifdef LABEL
     const int y = decode(load((const LABEL*)a.target + offset(a.target_strides, way.sample, way.pixel)), a);
-    const Logits z(from, a.input_strides.channel, a.classes, y >= 0);
+    const Logits z(a, from, y >= 0);
     gradient_at(a, coefficients, z, y >= 0 ? z.z(y) : (Real)0, way.sample, way.pixel, y, write);
 #else
     const Real* target = (const Real*)a.target + offset(a.target_strides, way.sample, way.pixel);
-    const Logits z(from, a.input_strides.channel, a.classes, true);
+    const Logits z(a, from, true);
     gradient_at(a, coefficients, z, [&](int c) { return load(target + c * a.target_strides.channel); }, write);
 #endif
 #endif

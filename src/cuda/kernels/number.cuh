@@ -1,8 +1,8 @@
 // Numbers: the types of memory and of the computation, and loads of up to 128 bits.
 //
-// Every kernel is compiled for one loss. The host defines
+// Every kernel is compiled for one loss, or for the operands of one confusion matrix. The host defines
 //   REAL           the type of the computation: float or double
-//   INPUT          the type of the logits: float, double, Half or BFloat16
+//   INPUT          the type of the logits: float, double, Half or BFloat16; with PREDICTED, of labels
 //   LABEL          the type of class indices; for soft targets it is not defined
 //   CLASSES        C, whose values then live in registers; 0: any C, read again wherever it is needed
 //   WIDTH          pixels that a thread takes at a time
@@ -14,6 +14,7 @@
 //   WEIGHTED_PT    1: pt = "weighted_ce"
 //   SMOOTHING      1: label smoothing
 //   REGION         1: there is a region term (Dice, Tversky)
+//   PREDICTED      1: the input of a confusion matrix is labels, not logits
 
 typedef long long int64;
 typedef unsigned long long uint64;

@@ -1,4 +1,4 @@
-// What the two passes over all pixels have in common: their arguments, the way over the pixels, and one pixel's softmax.
+// What all passes over the pixels have in common: their arguments, the way over the pixels, and the values of some of them.
 
 struct Strides {
   int64 sample, channel, pixel;  // in elements
@@ -14,6 +14,7 @@ struct Arguments {
   const Real* incoming;        // gradient: (N, pixels)
   const Real* coefficients;    // gradient: (rows, 1 + 2 C): the factor of the pixel term, q_c at the target, b_c
   Input* gradient;             // gradient: (N, C, pixels)
+  uint64* counts;              // confusion: (C C + 2)
   Strides input_strides, target_strides, loss_strides, incoming_strides, gradient_strides;
   int64 samples, pixels;
   int64 step_samples, step_pixels;  // from a thread's pixel to its next: all threads of a row
@@ -28,12 +29,14 @@ struct Arguments {
 // A label that does not count, and one that is no class.
 enum { IGNORED = -1, WRONG = -2 };
 
-#ifdef LABEL
-__device__ __forceinline__ int decode(LABEL label, const Arguments& a) {
-  if ((int64)label == a.ignore_index) return IGNORED;
+template <typename T> __device__ __forceinline__ int class_of(T label, const Arguments& a) {
   return (uint64)(int64)label < (uint64)a.classes ? (int)label : WRONG;
 }
-#endif
+
+// The class of a target's label.
+template <typename T> __device__ __forceinline__ int decode(T label, const Arguments& a) {
+  return (int64)label == a.ignore_index ? IGNORED : class_of(label, a);
+}
 
 // The way of one thread over the pixels of its row, WIDTH at a time and without a division inside the loop.
 struct Way {
@@ -65,9 +68,6 @@ __device__ __forceinline__ int64 offset(const Strides& s, int64 sample, int64 pi
   return sample * s.sample + pixel * s.pixel;
 }
 
-// w_y, or 1 where there are no weights.
-__device__ __forceinline__ Real weight_of(const Arguments& a, int y) { return a.weight ? load(a.weight + y) : (Real)1; }
-
 #if CLASSES
 // The values of WIDTH pixels and all classes, in registers.
 template <typename T> struct Block {
@@ -90,101 +90,3 @@ template <typename T> struct Block {
 #else
 #define EACH_CLASS(c) for (int c = 0; c < a.classes; ++c)
 #endif
-
-// One pixel: its logits, and with them e_c = exp(z_c - m).
-struct Logits {
-  Real m;
-#if CLASSES
-  Real value[CLASSES];  // z_c, then e_c
-
-  __device__ __forceinline__ Logits(Block<Input>& block, int k, bool valid) {
-    m = -infinity();
-#pragma unroll
-    for (int c = 0; c < CLASSES; ++c) {
-      // What stands at an ignored pixel, nan and inf included, must not matter.
-      value[c] = valid ? to_real(block.at(c, k)) : (Real)0;
-      m = larger(m, value[c]);
-    }
-#pragma unroll
-    for (int c = 0; c < CLASSES; ++c) value[c] = exponential(value[c] - m);
-  }
-  __device__ __forceinline__ Real e(int c) const { return value[c]; }
-#else
-  const Input* from;
-  int64 stride;
-  bool valid;
-
-  __device__ __forceinline__ Logits(const Input* from, int64 stride, int classes, bool valid)
-      : from(from), stride(stride), valid(valid) {
-    m = -infinity();
-    for (int c = 0; c < classes; ++c) m = larger(m, z(c));
-  }
-  __device__ __forceinline__ Real z(int c) const { return valid ? to_real(load(from + c * stride)) : (Real)0; }
-  __device__ __forceinline__ Real e(int c) const { return exponential(z(c) - m); }
-#endif
-};
-
-// The softmax of one pixel, seen from its target class y: see src/loss/pixel.rs, whose names and formulas these are.
-struct Softmax {
-  Real distance, target, others, inverse;
-
-  // `z_y` is the target's logit, read once more: choosing it among registers by a run-time index would put them all in
-  // local memory.
-  __device__ __forceinline__ Softmax(const Logits& logits, const Arguments& a, int y, Real z_y) {
-    distance = logits.m - z_y;
-    target = exponential(-distance);
-    others = 0;
-    EACH_CLASS(c) others += c == y ? (Real)0 : logits.e(c);
-    inverse = inverse_of(target + others);
-  }
-  __device__ __forceinline__ Real log_sum() const {
-    const Real t = others + (target - 1);
-    const Real sum = target + others;
-    return (t - (sum - 1)) * inverse + logarithm(sum);
-  }
-  __device__ __forceinline__ Real probability() const { return target * inverse; }
-  __device__ __forceinline__ Real complement() const { return others * inverse; }
-};
-
-// The loss at a pixel, and k = dL/d(ce).
-struct PixelLoss {
-  Real loss, slope;
-};
-
-__device__ __forceinline__ PixelLoss pixel_loss(const Arguments& a, const Softmax& softmax, Real log_sum, Real weight) {
-  const Real ce = softmax.distance + log_sum;
-  PixelLoss result;
-  if (PIXEL == 1) {
-    result.slope = SMOOTHING ? weight * (Real)(1 - a.smoothing * a.classes) : weight;
-    result.loss = result.slope * ce;
-    return result;
-  }
-  Real s = ce, u = softmax.complement(), p = softmax.probability(), outer = weight;
-  if (WEIGHTED_PT) {
-    s = weight * ce;
-    u = -exponential_minus_one(-s);
-    p = 1 - u;
-    outer = 1;
-  }
-  // p_t s -> 0 as s -> inf, but 0 * inf is nan: bound s first. A nan stays one: it is not larger than the bound.
-  const Real ps = p * (s > (Real)1e30 ? (Real)1e30 : s);
-  Real power, slope;
-  if (POWER == 0) {
-    power = slope = 1;
-  } else if (POWER == 1) {
-    power = u;
-    slope = ps + u;
-  } else if (POWER == 2) {
-    power = u * u;
-    slope = u * (2 * ps + u);
-  } else {
-    const bool positive = u > 0;
-    const Real safe = positive ? u : (Real)1;
-    // u is 0 or nan here, and both must go on as they are.
-    power = positive ? exponential((Real)a.gamma * logarithm(safe)) : u;
-    slope = power * ((Real)a.gamma * (positive ? ps / safe : 0) + 1);
-  }
-  result.loss = outer * power * s;
-  result.slope = weight * slope;
-  return result;
-}

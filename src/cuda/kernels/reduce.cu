@@ -14,22 +14,20 @@ __device__ __forceinline__ double* partial(const Arguments& a, const Way& way, i
   return a.partials + ((int64)way.row * columns + column) * a.blocks + way.block;
 }
 
-// Label smoothing: the part of a pixel's loss that is spread over all classes.
-__device__ __forceinline__ Real spread_loss(const Arguments& a, const Input* logits, Real m, Real log_sum) {
+// sum_c w_c, of which label smoothing needs the same at every pixel.
+__device__ __forceinline__ Real weight_sum(const Arguments& a) {
   Real sum = 0;
-  EACH_CLASS(c) {
-    const Real distance = m - to_real(load(logits + c * a.input_strides.channel));
-    sum += weight_of(a, c) * (distance + log_sum);
-  }
-  return (Real)a.smoothing * sum;
+  if (SMOOTHING) EACH_CLASS(c) sum += weight_of(a, c);
+  return sum;
 }
 
-// The loss at a valid pixel of class y.
-__device__ __forceinline__ Real loss_at(const Arguments& a, const Softmax& softmax, const Input* logits, Real m, int y) {
+// The loss at a valid pixel of class y; `weights` is their sum.
+__device__ __forceinline__ Real loss_at(const Arguments& a, const Softmax& softmax, const Logits& z, int y, Real weights) {
   if (PIXEL == 0) return 0;
   const Real log_sum = softmax.log_sum();
   Real loss = pixel_loss(a, softmax, log_sum, weight_of(a, y)).loss;
-  if (SMOOTHING) loss += spread_loss(a, logits, m, log_sum);
+  // Label smoothing: the part that is spread over all classes, of which each has m - z_c + log_sum.
+  if (SMOOTHING) loss += (Real)a.smoothing * (z.spread + weights * log_sum);
   return loss;
 }
 
@@ -63,8 +61,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Argum
   Real intersection[CLASSES], truth[CLASSES];
   EACH_CLASS(c) intersection[c] = truth[c] = 0;
 #endif
-  Real prediction[CLASSES];
-  EACH_CLASS(c) prediction[c] = 0;
+  // Of many doubles, registers hold the logits alone.
+  enum { IN_SHARED = REGION && sizeof(Real) == 8 && CLASSES > 24 };
+  __shared__ Real predictions[IN_SHARED ? CLASSES : 1][THREADS];
+  Real registers[CLASSES];
+  const auto prediction = [&](int c) -> Real& { return IN_SHARED ? SLOT(predictions, c) : registers[c]; };
+  EACH_CLASS(c) prediction(c) = 0;
+  const Real weights = weight_sum(a);
   Real total = 0;
   Way way(a);
   for (; way.more(); way.next(a)) {
@@ -79,9 +82,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Argum
       const int y = decode(labels[k], a);
       const bool valid = y >= 0;
       const Input* logits = from + k * a.input_strides.pixel;
-      const Logits z(block, k, valid);
+      const Logits z(a, block, k, valid);
       const Softmax softmax(z, a, y, valid ? to_real(load(logits + y * a.input_strides.channel)) : (Real)0);
-      const Real loss = valid ? loss_at(a, softmax, logits, z.m, y) : (Real)0;
+      const Real loss = valid ? loss_at(a, softmax, z, y, weights) : (Real)0;
       total += loss;
       if (a.loss) {
         a.loss[offset(a.loss_strides, way.sample, way.pixel + k)] = y == WRONG ? not_a_number() : loss;
@@ -91,7 +94,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Argum
       if (REGION) {
         const Real inverse = valid ? softmax.inverse : (Real)0;
         if (valid) SLOT(sums, y) += softmax.probability();
-        EACH_CLASS(c) prediction[c] += z.e(c) * inverse;
+        EACH_CLASS(c) prediction(c) += z.e(c) * inverse;
       }
     }
 #else
@@ -99,14 +102,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Argum
     target.load_from((const Real*)a.target + offset(a.target_strides, way.sample, way.pixel), a.target_strides);
 #pragma unroll
     for (int k = 0; k < WIDTH; ++k) {
-      const Logits z(block, k, true);
+      const Logits z(a, block, k, true);
       Real sum = 0;
       EACH_CLASS(c) sum += z.e(c);
       const Real inverse = inverse_of(sum);
       EACH_CLASS(c) {
         const Real p = z.e(c) * inverse, t = target.at(c, k);
         intersection[c] += p * t;
-        prediction[c] += p;
+        prediction(c) += p;
         truth[c] += t;
       }
     }
@@ -120,7 +123,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Argum
   write_partials(a, way, counts, CLASSES, truth_column);
   __syncthreads();
   if (REGION) {
-    EACH_CLASS(c) SLOT(sums, c) = prediction[c];
+    EACH_CLASS(c) SLOT(sums, c) = prediction(c);
     __syncthreads();
     write_partials(a, way, sums, CLASSES, CLASS_COLUMNS + CLASSES);
     __syncthreads();
@@ -133,7 +136,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Argum
 #else
 #pragma unroll
   for (int part = 0; part < 3; ++part) {
-    EACH_CLASS(c) SLOT(sums, c) = part == 0 ? intersection[c] : part == 1 ? prediction[c] : truth[c];
+    EACH_CLASS(c) SLOT(sums, c) = part == 0 ? intersection[c] : part == 1 ? prediction(c) : truth[c];
     __syncthreads();
     write_partials(a, way, sums, CLASSES, CLASS_COLUMNS + part * CLASSES);
     __syncthreads();
@@ -157,6 +160,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Argum
   };
   for (int column = lane; column < CLASS_COLUMNS + parts * a.classes; column += THREADS) *partial(a, way, column) = 0;
   __syncwarp();
+  const Real weights = weight_sum(a);
   Real total = 0;
   // All lanes stay in the loop until the last is done: they add up together.
   for (; __any_sync(0xffffffffu, way.more()); way.next(a)) {
@@ -166,9 +170,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Argum
     const LABEL* label = (const LABEL*)a.target + offset(a.target_strides, way.sample, way.pixel);
     const int y = inside ? decode(load(label), a) : IGNORED;
     const bool valid = y >= 0;
-    const Logits z(from, a.input_strides.channel, a.classes, valid);
+    const Logits z(a, from, valid);
     const Softmax softmax(z, a, y, valid ? z.z(y) : (Real)0);
-    const Real loss = valid ? loss_at(a, softmax, from, z.m, y) : (Real)0;
+    const Real loss = valid ? loss_at(a, softmax, z, y, weights) : (Real)0;
     total += loss;
     if (a.loss && inside) {
       a.loss[offset(a.loss_strides, way.sample, way.pixel)] = y == WRONG ? not_a_number() : loss;
@@ -187,7 +191,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Argum
     }
 #else
     const Real* target = (const Real*)a.target + offset(a.target_strides, way.sample, way.pixel);
-    const Logits z(from, a.input_strides.channel, a.classes, inside);
+    const Logits z(a, from, inside);
     Real sum = 0;
     for (int c = 0; c < a.classes; ++c) sum += z.e(c);
     const Real inverse = inside ? inverse_of(sum) : (Real)0;

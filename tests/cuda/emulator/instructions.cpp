@@ -96,7 +96,7 @@ template <class Extended> void load(Warp& w, const Instruction& i, u32 mask) {
   const u32 bytes = (u32)i.bytes * i.count;
   lanes(mask, [&](int l) {
     const u64 address = base[l] + (u64)i.offset;
-    const uint8_t* from = i.space == Space::PARAM ? w.launch->params + address : w.launch->reach(w, l, i.space, address, bytes, false);
+    const uint8_t* from = i.space == Space::PARAM ? w.launch->params + address : w.launch->reach(w, l, i.space, address, bytes, Access::READ);
     for (int k = 0; k < i.count; ++k) {
       u64 bits = 0;
       std::memcpy(&bits, from + k * i.bytes, i.bytes);
@@ -109,8 +109,21 @@ void store(Warp& w, const Instruction& i, u32 mask) {
   const auto& base = w.registers[i.from[0]];
   const u32 bytes = (u32)i.bytes * i.count;
   lanes(mask, [&](int l) {
-    uint8_t* to = w.launch->reach(w, l, i.space, base[l] + (u64)i.offset, bytes, true);
+    uint8_t* to = w.launch->reach(w, l, i.space, base[l] + (u64)i.offset, bytes, Access::WRITE);
     for (int k = 0; k < i.count; ++k) std::memcpy(to + k * i.bytes, &w.registers[i.from[1 + k]][l], i.bytes);
+  });
+}
+
+// Lane after lane: the first source is the address, the second the operand. `red` has no result.
+template <class T> void atomic_add(Warp& w, const Instruction& i, u32 mask) {
+  const auto &base = w.registers[i.from[0]], &operand = w.registers[i.from[1]];
+  lanes(mask, [&](int l) {
+    uint8_t* at = w.launch->reach(w, l, i.space, base[l] + (u64)i.offset, sizeof(T), Access::ATOMIC);
+    T before;
+    std::memcpy(&before, at, sizeof(T));
+    const T after = (T)(before + get<T>(operand[l]));
+    std::memcpy(at, &after, sizeof(T));
+    if (!i.to.empty()) w.registers[i.to[0]][l] = put<T>(before);
   });
 }
 
@@ -275,6 +288,9 @@ Table make_table() {
   t["unpack"] = unpack;
   t["ld"] = load<void>, t["ld.s8"] = load<int8_t>, t["ld.s16"] = load<s16>, t["ld.s32"] = load<s32>;
   t["st"] = store;
+  for (const char* base : {"atom", "red"}) {
+    t[std::string(base) + ".add.u32"] = atomic_add<u32>, t[std::string(base) + ".add.u64"] = atomic_add<u64>;
+  }
 
   conversion<u16, u32>(t, "u16.u32"), conversion<u16, u64>(t, "u16.u64"), conversion<u32, u16>(t, "u32.u16"), conversion<u32, u64>(t, "u32.u64");
   conversion<u64, u32>(t, "u64.u32"), conversion<u64, u16>(t, "u64.u16"), conversion<s64, s32>(t, "s64.s32"), conversion<s32, s16>(t, "s32.s16"), conversion<s64, s16>(t, "s64.s16");
@@ -288,6 +304,7 @@ Table make_table() {
   t["cvt.rni.s32.f32"] = one<s32, float, [](float a) { return (s32)std::nearbyint(a); }>;
   t["cvt.rni.f32.f32"] = one<float, float, [](float a) { return std::nearbyint(a); }>;
   t["cvt.rzi.f32.f32"] = one<float, float, [](float a) { return std::trunc(a); }>;
+  t["cvt.rzi.s64.f32"] = one<s64, float, [](float a) { return (s64)a; }>;
   t["cvt.rni.s32.f64"] = one<s32, double, [](double a) { return (s32)std::nearbyint(a); }>;
 
   t["ex2.approx.ftz.f32"] = one<float, float, [](float a) { return flushed(std::exp2(flushed(a))); }>;

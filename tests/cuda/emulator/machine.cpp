@@ -62,7 +62,8 @@ void Launch::fault(const Warp& warp, int lane, int code, const std::string& what
   throw Fault(code, text.str());
 }
 
-uint8_t* Launch::reach(Warp& warp, int lane, Space space, uint64_t address, uint32_t bytes, bool write) {
+uint8_t* Launch::reach(Warp& warp, int lane, Space space, uint64_t address, uint32_t bytes, Access access) {
+  const bool write = access != Access::READ, atomic = access == Access::ATOMIC;
   if (address % bytes) fault(warp, lane, MISALIGNED_ADDRESS, "misaligned address");
   Cell* cells = nullptr;
   uint8_t* host;
@@ -84,8 +85,10 @@ uint8_t* Launch::reach(Warp& warp, int lane, Space space, uint64_t address, uint
   const int me = (int)(block * threads) + warp.number * 32 + lane;
   for (uint32_t i = 0; i < bytes; ++i) {
     Cell& cell = cells[i];
-    if (!write && space == Space::SHARED && cell.writer < 0) fault(warp, lane, LAUNCH_FAILED, "read of uninitialised shared memory");
-    if (unordered(cell.writer, cell.write_block, cell.write_warp, me, threads, *this, warp)) {
+    if (access != Access::WRITE && space == Space::SHARED && cell.writer < 0) fault(warp, lane, LAUNCH_FAILED, "read of uninitialised shared memory");
+    const bool several = cell.several_blocks || (cell.several_writers && cell.write_block == epoch);
+    const bool after_another = several || unordered(cell.writer, cell.write_block, cell.write_warp, me, threads, *this, warp);
+    if (after_another && !(atomic && cell.atomic)) {
       fault(warp, lane, LAUNCH_FAILED, std::string("race: ") + (write ? "write" : "read") + " without a barrier after a write of thread " + std::to_string(cell.writer % threads) + " of block " + std::to_string(cell.writer / threads));
     }
     if (write) {
@@ -93,7 +96,8 @@ uint8_t* Launch::reach(Warp& warp, int lane, Space space, uint64_t address, uint
       if (others || unordered(cell.reader, cell.read_block, cell.read_warp, me, threads, *this, warp)) {
         fault(warp, lane, LAUNCH_FAILED, "race: write without a barrier after a read of thread " + std::to_string(cell.reader % threads));
       }
-      cell = {me, -1, epoch, warp.epoch, 0, 0, false};
+      const bool several_blocks = after_another && (cell.several_blocks || cell.writer / threads != me / threads);
+      cell = {me, -1, epoch, warp.epoch, 0, 0, false, atomic, after_another, several_blocks};
     } else {
       const bool again = cell.reader >= 0 && cell.read_block == epoch && cell.read_warp == warp.epoch;
       cell.several_readers = again && (cell.several_readers || cell.reader != me);

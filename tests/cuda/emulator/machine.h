@@ -17,11 +17,16 @@ struct Fault : std::runtime_error {
 };
 enum { ILLEGAL_ADDRESS = 700, MISALIGNED_ADDRESS = 716, LAUNCH_FAILED = 719 };
 
+// Atomic accesses do not race with each other, only with plain ones.
+enum class Access : uint8_t { READ, WRITE, ATOMIC };
+
 // Who last wrote and read a byte, and between which barriers.
 struct Cell {
   int writer = -1, reader = -1;  // thread, counted through all blocks
   uint32_t write_block = 0, write_warp = 0, read_block = 0, read_warp = 0;  // epochs
   bool several_readers = false;
+  bool atomic = false;            // how it was last written
+  bool several_writers = false, several_blocks = false;  // atomically, with no barrier in between
 };
 
 // Memory that kernels may touch: what tensors occupy. Reads elsewhere are faults.
@@ -69,7 +74,7 @@ struct Launch {
   std::vector<Warp> warps;
 
   // Check an access, and give the address on the host.
-  uint8_t* reach(Warp& warp, int lane, Space space, uint64_t address, uint32_t bytes, bool write);
+  uint8_t* reach(Warp& warp, int lane, Space space, uint64_t address, uint32_t bytes, Access access);
   [[noreturn]] void fault(const Warp& warp, int lane, int code, const std::string& what) const;
 };
 

@@ -188,6 +188,13 @@ class Builder {
       each(list.at(base == "ld" ? 0 : 1), base == "ld" ? instruction.to : instruction.from, base == "ld");
       const bool is_signed = parts.back()[0] == 's' && instruction.bytes < 8;
       instruction.handler = find_handler(base == "st" ? "st" : is_signed ? "ld.s" + std::to_string(8 * instruction.bytes) : "ld");
+    } else if (base == "atom" || base == "red") {
+      instruction.space = has("global") ? Space::GLOBAL : has("shared") ? Space::SHARED : Space::GENERIC;
+      const size_t operand = base == "atom" ? 1 : 0;
+      if (base == "atom") each(list.at(0), instruction.to, true);
+      address(list.at(operand), instruction);
+      each(list.at(operand + 1), instruction.from, false);
+      instruction.handler = find_handler(base + "." + parts.at(parts.size() - 2) + "." + parts.back());
     } else {
       const bool packs = base == "mov" && list.at(1)[0] == '{', unpacks = base == "mov" && list.at(0)[0] == '{';
       const auto bar = list.at(0).find('|');  // shfl: value|inside

@@ -54,6 +54,7 @@ template <typename T> T __shfl_xor_sync(unsigned, T value, int offset) {
 }
 template <typename T> T __ldg(const T* from) { return *from; }
 template <typename T> void __stwb(T* to, T value) { *to = value; }
+template <typename T> T atomicAdd(T* at, T value) { return __atomic_fetch_add(at, value, __ATOMIC_RELAXED); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline float __uint_as_float(unsigned x) {
   float y;

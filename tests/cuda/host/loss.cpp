@@ -1,31 +1,16 @@
 // Runs the kernels, compiled for the host, over one batch, and compares loss and gradient with the plain formulas in double precision.
-#include "shim.h"
+#include "check.h"
 
-#include <cstdio>
-#include <cstdlib>
 #include <memory>
 #include <random>
 #include <vector>
 
 #include "number.cuh"
 #include "pass.cuh"
+#include "softmax.cuh"
 #include "reduce.cu"
 #include "gradient.cu"
 #include "finish.cu"
-
-template <typename A, void (*KERNEL)(A)> void launch(unsigned grid, const A& arguments) {
-  host::launch(grid, THREADS, [](const void* pointer) { KERNEL(*static_cast<const A*>(pointer)); }, &arguments);
-}
-
-// Exactly as many elements as asked for, so that AddressSanitizer sees the first one behind them; aligned as torch's memory is.
-template <typename T> struct Buffer {
-  T* data;
-  explicit Buffer(size_t count) : data(static_cast<T*>(std::aligned_alloc(64, count * sizeof(T)))) {
-    if (count * sizeof(T) % 64) std::fprintf(stderr, "sizes are multiples of 64 bytes here\n"), std::exit(2);
-    std::memset(static_cast<void*>(data), 0xff, count * sizeof(T));
-  }
-  ~Buffer() { std::free(data); }
-};
 
 int main() {
   const int64 samples = 2, pixels = 5 * 64, classes = C;

@@ -1,0 +1,109 @@
+// What the two passes of a loss have in common: the softmax of a pixel and its pixel loss.
+
+// w_y, or 1 where there are no weights.
+__device__ __forceinline__ Real weight_of(const Arguments& a, int y) { return a.weight ? load(a.weight + y) : (Real)1; }
+
+// One pixel: its logits, and with them e_c = exp(z_c - m).
+struct Logits {
+  Real m;
+  Real spread = 0;  // label smoothing: sum_c w_c (m - z_c)
+#if CLASSES
+  Real value[CLASSES];  // z_c, then e_c
+
+  __device__ __forceinline__ Logits(const Arguments& a, Block<Input>& block, int k, bool valid) {
+    m = -infinity();
+#pragma unroll
+    for (int c = 0; c < CLASSES; ++c) {
+      // What stands at an ignored pixel, nan and inf included, must not matter.
+      value[c] = valid ? to_real(block.at(c, k)) : (Real)0;
+      m = larger(m, value[c]);
+    }
+#pragma unroll
+    for (int c = 0; c < CLASSES; ++c) {
+      value[c] -= m;
+      if (SMOOTHING) spread -= weight_of(a, c) * value[c];
+    }
+#pragma unroll
+    for (int c = 0; c < CLASSES; ++c) value[c] = exponential(value[c]);
+  }
+  __device__ __forceinline__ Real e(int c) const { return value[c]; }
+#else
+  const Input* from;
+  int64 stride;
+  bool valid;
+
+  __device__ __forceinline__ Logits(const Arguments& a, const Input* from, bool valid)
+      : from(from), stride(a.input_strides.channel), valid(valid) {
+    m = -infinity();
+    EACH_CLASS(c) m = larger(m, z(c));
+    if (SMOOTHING) EACH_CLASS(c) spread += weight_of(a, c) * (m - z(c));
+  }
+  __device__ __forceinline__ Real z(int c) const { return valid ? to_real(load(from + c * stride)) : (Real)0; }
+  __device__ __forceinline__ Real e(int c) const { return exponential(z(c) - m); }
+#endif
+};
+
+// The softmax of one pixel, seen from its target class y: see src/loss/pixel.rs, whose names and formulas these are.
+struct Softmax {
+  Real distance, target, others, inverse;
+
+  // `z_y` is the target's logit, read once more: choosing it among registers by a run-time index would put them all in
+  // local memory.
+  __device__ __forceinline__ Softmax(const Logits& logits, const Arguments& a, int y, Real z_y) {
+    distance = logits.m - z_y;
+    target = exponential(-distance);
+    others = 0;
+    EACH_CLASS(c) others += c == y ? (Real)0 : logits.e(c);
+    inverse = inverse_of(target + others);
+  }
+  __device__ __forceinline__ Real log_sum() const {
+    const Real t = others + (target - 1);
+    const Real sum = target + others;
+    return (t - (sum - 1)) * inverse + logarithm(sum);
+  }
+  __device__ __forceinline__ Real probability() const { return target * inverse; }
+  __device__ __forceinline__ Real complement() const { return others * inverse; }
+};
+
+// The loss at a pixel, and k = dL/d(ce).
+struct PixelLoss {
+  Real loss, slope;
+};
+
+__device__ __forceinline__ PixelLoss pixel_loss(const Arguments& a, const Softmax& softmax, Real log_sum, Real weight) {
+  const Real ce = softmax.distance + log_sum;
+  PixelLoss result;
+  if (PIXEL == 1) {
+    result.slope = SMOOTHING ? weight * (Real)(1 - a.smoothing * a.classes) : weight;
+    result.loss = result.slope * ce;
+    return result;
+  }
+  Real s = ce, u = softmax.complement(), p = softmax.probability(), outer = weight;
+  if (WEIGHTED_PT) {
+    s = weight * ce;
+    u = -exponential_minus_one(-s);
+    p = 1 - u;
+    outer = 1;
+  }
+  // p_t s -> 0 as s -> inf, but 0 * inf is nan: bound s first. A nan stays one: it is not larger than the bound.
+  const Real ps = p * (s > (Real)1e30 ? (Real)1e30 : s);
+  Real power, slope;
+  if (POWER == 0) {
+    power = slope = 1;
+  } else if (POWER == 1) {
+    power = u;
+    slope = ps + u;
+  } else if (POWER == 2) {
+    power = u * u;
+    slope = u * (2 * ps + u);
+  } else {
+    const bool positive = u > 0;
+    const Real safe = positive ? u : (Real)1;
+    // u is 0 or nan here, and both must go on as they are.
+    power = positive ? exponential((Real)a.gamma * logarithm(safe)) : u;
+    slope = power * ((Real)a.gamma * (positive ? ps / safe : 0) + 1);
+  }
+  result.loss = outer * power * s;
+  result.slope = weight * slope;
+  return result;
+}

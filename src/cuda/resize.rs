@@ -1,0 +1,68 @@
+//! A target for a map of logits of another size, on the device.
+
+use super::arguments::{PassArguments, Pointer, ResizeArguments, check_classes};
+use super::device::Device;
+use super::variant::Variant;
+use crate::loss::resize::{TargetMode, check_sizes};
+use crate::tensor::{DType, View, expect_shape};
+use crate::{Error, Result};
+
+/// Entries of `Source::Resize`.
+const NEAREST: usize = 0;
+const MAJORITY: usize = 1;
+
+/// Labels of the size `to` from a target (N, height * width) of the size `from`.
+pub struct Resize<'a> {
+    /// Class indices, (N, height * width).
+    pub target: View<'a>,
+    /// Their height and width.
+    pub from: [usize; 2],
+    /// The height and width of the logits.
+    pub to: [usize; 2],
+    /// C.
+    pub classes: usize,
+    /// The label of ignored pixels.
+    pub ignore_index: i64,
+    /// [`TargetMode::Majority`]: (C) int64, pixels of each class in the batch.
+    pub counts: Pointer,
+}
+
+impl Resize<'_> {
+    /// Fill `labels`, (N, pixels) int32 without gaps: a class, [`crate::loss::resize::IGNORED`], or -2 for a label that is no class.
+    /// Returns as soon as the kernel is on the stream.
+    ///
+    /// # Safety
+    /// All pointers must be valid on the device, for what they are said to hold, until the stream has come so far.
+    pub unsafe fn fill(&self, device: &Device, stream: u64, mode: TargetMode, labels: View<'_>) -> Result<()> {
+        let Self { target, from, to, classes, ignore_index, counts } = *self;
+        let entry = match mode {
+            TargetMode::Nearest => NEAREST,
+            TargetMode::Majority => MAJORITY,
+            TargetMode::Area => return Err(Error::value("target_mode", "\"area\"", "a mode that gives labels")),
+        };
+        check_sizes(from, to)?;
+        check_classes("input", classes)?;
+        expect_shape("labels", &[labels.samples, labels.pixels], &[target.samples, to[0] * to[1]], "that of input")?;
+        if labels.dtype() != DType::Int32 || labels.joined().samples > 1 {
+            return Err(Error::type_("labels", labels.dtype().name(), "int32 without gaps"));
+        }
+        if labels.samples * labels.pixels == 0 {
+            return Ok(());
+        }
+        let variant = Variant::resize(target.dtype(), classes);
+        let kernel = device.kernel(&variant)?;
+        let needed = (labels.samples * labels.pixels).div_ceil(variant.pixels_a_block());
+        let blocks = needed.min(kernel.resident as usize);
+        let size = |[height, width]: [usize; 2]| [height as i64, width as i64];
+        let pass = PassArguments {
+            counts,
+            ignore_index,
+            classes: classes as i32,
+            ..PassArguments::over(&labels, &target, &variant, 1, blocks)
+        };
+        let labels = labels.address() as Pointer;
+        let arguments = ResizeArguments { pass, labels, from: size(from), to: size(to) };
+        // SAFETY: the caller vouches for the pointers; shapes and strides are those of the checked views.
+        unsafe { device.launch(&kernel, entry, stream, blocks as u32, &arguments) }
+    }
+}
