@@ -5,7 +5,7 @@
 //! and never a wrong mask. Rows are read, not memory-mapped: under a mapping, a file that is truncated or a disk that fails
 //! ends the process with SIGBUS, and both take the bytes from the same page cache.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -264,16 +264,20 @@ pub struct Packed {
 
 /// Writes tiles of `root` into the folder `out`, then its list; tiles that are there already are checked and kept.
 ///
-/// Each file appears when it is whole, so that a killed run is gone on with by another. Tiles of other splits stay in the list.
+/// With `disasters`, only their tiles. Each file appears when it is whole, so that a killed run is gone on with by another.
+/// Tiles of other splits, and of disasters that were not asked for, stay in the list.
 /// One process at a time: another is refused. `done` is called on this thread after each tile; its error, or a tile's, ends the
 /// run without a new list.
 pub fn pack<E: From<Error>>(
     root: &Path,
     tiles: &[Tile],
+    disasters: Option<&[String]>,
     out: &Path,
     max_pixels: u64,
     mut done: impl FnMut() -> std::result::Result<(), E>,
 ) -> std::result::Result<Packed, E> {
+    let wanted = |disaster: &String| disasters.is_none_or(|disasters| disasters.contains(disaster));
+    let tiles: Vec<_> = tiles.iter().filter(|tile| wanted(&tile.disaster)).collect();
     let failed = |source| Error::io(out, source);
     fs::create_dir_all(out).map_err(failed)?;
     let root = fs::canonicalize(root).map_err(|source| Error::io(root, source))?;
@@ -293,17 +297,18 @@ pub fn pack<E: From<Error>>(
         Some(list) => list,
         None => List { version: VERSION, root: root.clone(), splits: BTreeMap::new() },
     };
-    for tile in tiles {
-        let folder = out.join(&tile.split);
+    for split in tiles.iter().map(|tile| &tile.split).collect::<BTreeSet<_>>() {
+        let folder = out.join(split);
         fs::create_dir_all(&folder).map_err(|source| Error::io(&folder, source))?;
-        list.splits.insert(tile.split.clone(), BTreeMap::new());
+        let listed = list.splits.entry(split.clone()).or_default();
+        listed.retain(|name, _| !wanted(&super::index::disaster(name)));
     }
     for split in list.splits.keys() {
         remove_partial(&out.join(split))?;
     }
     let mut packed = Packed::default();
     let one = |index: usize| {
-        let tile = &tiles[index];
+        let tile = tiles[index];
         let (target, label) = (tile.post.target.as_deref(), tile.post.label.as_deref());
         let source = TileSource::of(&tile.pre.image, &tile.post.image, target, label)?;
         if matches!(source, TileSource::Packed(_)) {
@@ -329,7 +334,7 @@ pub fn pack<E: From<Error>>(
         Ok((index, kept, entry))
     };
     for_each_index(tiles.len(), one, |(index, kept, entry)| {
-        let tile = &tiles[index];
+        let tile = tiles[index];
         list.splits.get_mut(&tile.split).expect("inserted above").insert(tile.name.clone(), entry);
         if kept {
             packed.kept += 1;
