@@ -17,8 +17,11 @@ use rarepixel::xbd::wkt;
 /// Enough for every seed, and little to clear for each of many thousand runs.
 const MAX_PIXELS: u64 = 1 << 16;
 
+/// What a target does with bytes.
+pub type Target = fn(&[u8]);
+
 /// By the names of their folders in `corpus`.
-pub const TARGETS: [(&str, fn(&[u8])); 5] =
+pub const TARGETS: [(&str, Target); 5] =
     [("png", png), ("label", label), ("wkt", polygon), ("pack_tile", pack_tile), ("pack_list", pack_list)];
 
 /// Images, whole and in part, and targets.

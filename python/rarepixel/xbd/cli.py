@@ -104,9 +104,10 @@ def pack(
     def total() -> int:
         return len(xbd._of_disasters(root, xbd.index(root, splits), disasters, exclude_disasters))
 
-    chosen = {"disasters": disasters, "exclude_disasters": exclude_disasters}
     with _errors("pack"), _progress("packing", total) as done:
-        written, kept = xbd.pack(root, output, splits, **chosen, progress=done)
+        written, kept = xbd.pack(
+            root, output, splits, disasters=disasters, exclude_disasters=exclude_disasters, progress=done
+        )
     typer.echo(f"{written} tiles written, {kept} were there")
 
 
