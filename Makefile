@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-rust test-python test-gpu lint format bench bench-rust bench-loader bench-gpu docs notebooks setup clean
+.PHONY: demo test test-rust test-python test-gpu fuzz lint format bench bench-rust bench-loader bench-gpu docs notebooks setup clean
 
 demo: setup ## synthesise tiles and train a small Siamese damage model on them
 	$(BIN)/rarepixel demo
@@ -25,6 +25,13 @@ test-gpu: setup ## the CUDA tests on the GPU at hand, and a few under compute-sa
 	@! command -v compute-sanitizer >/dev/null || for tool in memcheck racecheck synccheck; do \
 		PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 \
 			$(BIN)/pytest -q tests/cuda/test_parity.py -k "whole_vectors and float32 and uint8" || exit 1; \
+	done
+
+fuzz: ## every fuzz target for a minute; new inputs stay out of the kept corpus unless they find something
+	@for target in png label wkt pack_tile pack_list; do \
+		mkdir -p target/fuzz/$$target; \
+		cargo +nightly fuzz run --fuzz-dir tests/fuzz $$target target/fuzz/$$target tests/fuzz/corpus/$$target -- \
+			-max_total_time=60 || exit 1; \
 	done
 
 lint: setup ## formats, lints and types, all as errors

@@ -226,6 +226,7 @@ def xbd_write_targets(
 def xbd_pack(
     root: _Path,
     splits: Sequence[str] | None,
+    disasters: Sequence[str] | None,
     out: _Path,
     max_pixels: int,
     progress: Callable[[int], object] | None,

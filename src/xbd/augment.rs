@@ -105,6 +105,10 @@ impl Symmetry {
         Self { transpose, flip_rows: bits & 1 != 0, flip_columns: bits & 2 != 0 }
     }
 
+    pub fn is_identity(self) -> bool {
+        self == Self::IDENTITY
+    }
+
     /// A (C, H, W) view, turned.
     pub fn apply<T>(self, mut view: ArrayView3<'_, T>) -> ArrayView3<'_, T> {
         if self.transpose {
@@ -160,9 +164,14 @@ impl Rect {
         Window { top, left, height, width }
     }
 
+    /// Whether the pixels of `bounds` are the `output` (height, width) as they are.
+    pub fn is(&self, bounds: &Window, output: (usize, usize)) -> bool {
+        *self == Self::of(bounds) && (bounds.height, bounds.width) == output
+    }
+
     /// An image of `output` (height, width) from the pixels of `bounds`: bilinear, black outside the tile.
     pub fn sample(&self, pixels: Array3<u8>, bounds: Window, output: (usize, usize)) -> Array3<u8> {
-        if *self == Self::of(&bounds) && (bounds.height, bounds.width) == output {
+        if self.is(&bounds, output) {
             return pixels;
         }
         let rows = taps(self.top, self.height, output.0, bounds.top, bounds.height);
@@ -187,7 +196,7 @@ impl Rect {
 
     /// A mask of `output` (height, width) from the pixels of `bounds`: the nearest, [`IGNORE_INDEX`] outside the tile.
     pub fn sample_mask(&self, mask: Array2<u8>, bounds: Window, output: (usize, usize)) -> Array2<u8> {
-        if *self == Self::of(&bounds) && (bounds.height, bounds.width) == output {
+        if self.is(&bounds, output) {
             return mask;
         }
         let nearest = |start: f64, length: f64, count: usize, first: usize, size: usize| -> Vec<Option<usize>> {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ndarray::Array3;
+use ndarray::{Array3, ArrayViewMut3};
 
 use super::window::Window;
 use super::{png, tiff};
@@ -47,18 +47,19 @@ impl ImageReader {
         match self {
             Self::Png(reader) => reader.read(),
             Self::Tiff(reader) => {
-                let whole = Window::whole(reader.size());
-                let planes = reader.read_planes(whole)?;
+                let (height, width) = reader.size();
+                let mut planes = Array3::zeros((3, height, width));
+                reader.read_planes(Window::whole((height, width)), planes.view_mut())?;
                 Ok(planes.permuted_axes([1, 2, 0]).as_standard_layout().into_owned())
             }
         }
     }
 
-    /// The pixels of `window` as (3, H, W); what lies below it is not decoded.
-    pub fn read_planes(self, window: Window) -> Result<Array3<u8>> {
+    /// The pixels of `window` into (3, H, W) `planes` of its size; what lies below it is not decoded.
+    pub fn read_planes(self, window: Window, planes: ArrayViewMut3<'_, u8>) -> Result<()> {
         match self {
-            Self::Png(reader) => reader.read_planes(window),
-            Self::Tiff(reader) => reader.read_planes(window),
+            Self::Png(reader) => reader.read_planes(window, planes),
+            Self::Tiff(reader) => reader.read_planes(window, planes),
         }
     }
 }

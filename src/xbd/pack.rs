@@ -5,12 +5,12 @@
 //! and never a wrong mask. Rows are read, not memory-mapped: under a mapping, a file that is truncated or a disk that fails
 //! ends the process with SIGBUS, and both take the bytes from the same page cache.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use ndarray::{Array2, Array3};
+use ndarray::{Array2, Array3, ArrayView1, ArrayViewMut3, Axis, s};
 use safetensors::tensor::{Dtype, Metadata, TensorView};
 use serde::{Deserialize, Serialize};
 
@@ -133,28 +133,26 @@ impl PackedTile {
         self.header.drawn
     }
 
-    /// The (3, H, W) pixels of `window`.
-    pub fn image(&self, phase: Phase, window: Window) -> Result<Array3<u8>> {
-        let pixels = self.read(phase as usize, window)?;
-        Ok(Array3::from_shape_vec((3, window.height, window.width), pixels).expect("three planes have been read"))
+    /// The pixels of `window` into (3, H, W) `planes` of its size.
+    pub fn image(&self, phase: Phase, window: Window, planes: ArrayViewMut3<'_, u8>) -> Result<()> {
+        self.read(phase as usize, window, planes)
     }
 
     /// The (H, W) class indices of `window`.
     pub fn mask(&self, window: Window, un_classified: UnClassified) -> Result<Array2<u8>> {
-        let mut mask = self.read(2, window)?;
+        let mut mask = Array2::zeros((window.height, window.width));
+        self.read(2, window, mask.view_mut().insert_axis(Axis(0)))?;
         if self.header.drawn && un_classified != UnClassified::Ignore {
             mask.iter_mut().filter(|value| **value == IGNORE_INDEX).for_each(|value| *value = un_classified.class());
         }
-        Ok(Array2::from_shape_vec((window.height, window.width), mask).expect("one plane has been read"))
+        Ok(mask)
     }
 
-    /// The pixels of `window` of every plane of a tensor.
-    fn read(&self, tensor: usize, window: Window) -> Result<Vec<u8>> {
+    /// The pixels of `window` of a tensor into its `planes`.
+    fn read(&self, tensor: usize, window: Window, mut planes: ArrayViewMut3<'_, u8>) -> Result<()> {
         window.check(self.size(), &self.path)?;
-        let channels = PLANES[tensor].1;
-        let mut pixels = Vec::with_capacity(channels * window.height * window.width);
         if window.height == 0 || window.width == 0 {
-            return Ok(pixels);
+            return Ok(());
         }
         let blocks = window.top / BLOCK_ROWS..(window.top + window.height).div_ceil(BLOCK_ROWS);
         let first_row = blocks.start * BLOCK_ROWS;
@@ -162,7 +160,7 @@ impl PackedTile {
         let in_plane = self.height.div_ceil(BLOCK_ROWS);
         let planes_before = PLANES[..tensor].iter().map(|(_, channels)| channels).sum::<usize>();
         let mut bytes = vec![0; rows * self.width];
-        for channel in 0..channels {
+        for (channel, mut plane) in planes.outer_iter_mut().enumerate() {
             let start = self.starts[tensor] + ((channel * self.height + first_row) * self.width) as u64;
             self.read_at(start, &mut bytes)?;
             let checksums = &self.header.checksums[(planes_before + channel) * in_plane..][blocks.clone()];
@@ -175,9 +173,11 @@ impl PackedTile {
                 }
             }
             let rows = bytes.chunks_exact(self.width).skip(window.top - first_row).take(window.height);
-            rows.for_each(|row| pixels.extend_from_slice(&row[window.left..window.left + window.width]));
+            for (row, mut pixels) in rows.zip(plane.outer_iter_mut()) {
+                pixels.assign(&ArrayView1::from(&row[window.left..window.left + window.width]));
+            }
         }
-        Ok(pixels)
+        Ok(())
     }
 
     fn read_at(&self, start: u64, bytes: &mut [u8]) -> Result<()> {
@@ -195,7 +195,11 @@ impl PackedTile {
 
     /// Reads everything.
     fn check(&self) -> Result<()> {
-        (0..PLANES.len()).try_for_each(|tensor| self.read(tensor, Window::whole(self.size())).map(drop))
+        let mut planes = Array3::zeros((3, self.height, self.width));
+        (0..PLANES.len()).try_for_each(|tensor| {
+            let planes = planes.slice_mut(s![..PLANES[tensor].1, .., ..]);
+            self.read(tensor, Window::whole(self.size()), planes)
+        })
     }
 }
 
@@ -260,16 +264,20 @@ pub struct Packed {
 
 /// Writes tiles of `root` into the folder `out`, then its list; tiles that are there already are checked and kept.
 ///
-/// Each file appears when it is whole, so that a killed run is gone on with by another. Tiles of other splits stay in the list.
+/// With `disasters`, only their tiles. Each file appears when it is whole, so that a killed run is gone on with by another.
+/// Tiles of other splits, and of disasters that were not asked for, stay in the list.
 /// One process at a time: another is refused. `done` is called on this thread after each tile; its error, or a tile's, ends the
 /// run without a new list.
 pub fn pack<E: From<Error>>(
     root: &Path,
     tiles: &[Tile],
+    disasters: Option<&[String]>,
     out: &Path,
     max_pixels: u64,
     mut done: impl FnMut() -> std::result::Result<(), E>,
 ) -> std::result::Result<Packed, E> {
+    let wanted = |disaster: &String| disasters.is_none_or(|disasters| disasters.contains(disaster));
+    let tiles: Vec<_> = tiles.iter().filter(|tile| wanted(&tile.disaster)).collect();
     let failed = |source| Error::io(out, source);
     fs::create_dir_all(out).map_err(failed)?;
     let root = fs::canonicalize(root).map_err(|source| Error::io(root, source))?;
@@ -289,17 +297,18 @@ pub fn pack<E: From<Error>>(
         Some(list) => list,
         None => List { version: VERSION, root: root.clone(), splits: BTreeMap::new() },
     };
-    for tile in tiles {
-        let folder = out.join(&tile.split);
+    for split in tiles.iter().map(|tile| &tile.split).collect::<BTreeSet<_>>() {
+        let folder = out.join(split);
         fs::create_dir_all(&folder).map_err(|source| Error::io(&folder, source))?;
-        list.splits.insert(tile.split.clone(), BTreeMap::new());
+        let listed = list.splits.entry(split.clone()).or_default();
+        listed.retain(|name, _| !wanted(&super::index::disaster(name)));
     }
     for split in list.splits.keys() {
         remove_partial(&out.join(split))?;
     }
     let mut packed = Packed::default();
     let one = |index: usize| {
-        let tile = &tiles[index];
+        let tile = tiles[index];
         let (target, label) = (tile.post.target.as_deref(), tile.post.label.as_deref());
         let source = TileSource::of(&tile.pre.image, &tile.post.image, target, label)?;
         if matches!(source, TileSource::Packed(_)) {
@@ -325,7 +334,7 @@ pub fn pack<E: From<Error>>(
         Ok((index, kept, entry))
     };
     for_each_index(tiles.len(), one, |(index, kept, entry)| {
-        let tile = &tiles[index];
+        let tile = tiles[index];
         list.splits.get_mut(&tile.split).expect("inserted above").insert(tile.name.clone(), entry);
         if kept {
             packed.kept += 1;
@@ -344,7 +353,10 @@ fn write_tile(path: &Path, source: &TileSource, drawn: bool, sources: Sources, m
     let (height, width) = tile.size();
     let whole = Window::whole((height, width));
     let mask = tile.mask(whole)?;
-    let images = [tile.take_image(Phase::Pre, whole)?, tile.take_image(Phase::Post, whole)?];
+    let mut images = [Array3::zeros((3, height, width)), Array3::zeros((3, height, width))];
+    for (phase, planes) in [Phase::Pre, Phase::Post].into_iter().zip(&mut images) {
+        tile.read_image(phase, whole, planes.view_mut())?;
+    }
     let planes = [images[0].as_slice(), images[1].as_slice(), mask.as_slice()];
     let planes = planes.map(|plane| plane.expect("tiles are read in standard layout"));
     let blocks = planes.iter().flat_map(|planes| planes.chunks(height * width));

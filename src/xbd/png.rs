@@ -1,12 +1,16 @@
 //! PNG files: images to RGB, targets to class indices, row by row so that nothing below a crop is decoded; and back.
 
+mod rgb;
+mod unfilter;
+
 use std::fs::File;
 use std::io::{BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use ndarray::{Array2, Array3, ArrayView2, ArrayView3};
+use ndarray::{Array2, Array3, ArrayView2, ArrayView3, ArrayViewMut3};
 use png::{BitDepth, ColorType, Compression, DecodingError, Filter, Transformations};
 
+use self::rgb::Stream;
 use super::class::{CLASS_NAMES, IGNORE_INDEX};
 use super::window::{Planes, Window};
 use super::write::write_whole;
@@ -17,37 +21,38 @@ pub const MAX_PIXELS: u64 = 64 << 20;
 
 /// An opened image of which the header has been read and found within the limit.
 pub struct ImageReader {
-    reader: png::Reader<BufReader<File>>,
+    rows: Rows,
     path: PathBuf,
     height: usize,
     width: usize,
 }
 
+/// What gives the rows.
+enum Rows {
+    /// RGB of 8 bits, not interlaced.
+    Plain(Box<Stream>),
+    /// Any other image.
+    Any(Box<png::Reader<BufReader<File>>>),
+}
+
 impl ImageReader {
     /// Opens an image; one of more than `max_pixels` pixels is an error before anything is allocated.
     pub fn open(path: &Path, max_pixels: u64) -> Result<Self> {
-        Self::open_as(path, max_pixels, |info| {
-            // Expanding 8-bit RGB would turn the tRNS chunk of xBD's images into an alpha channel, only to drop it.
+        let mut stream = Stream::open(path)?;
+        let (height, width) = check_pixels(path, stream.info().height, stream.info().width, max_pixels)?;
+        let rows = if stream.is_plain_rgb() {
+            stream.read_until_data(path)?;
+            check_still(path, stream.info())?;
+            Rows::Plain(Box::new(stream))
+        } else {
+            let info = stream.info();
+            // Expanding 8 bits or more would only turn a tRNS chunk into an alpha channel, to be dropped again.
             let expand = info.color_type == ColorType::Indexed || (info.bit_depth as u8) < 8;
-            Transformations::STRIP_16 | if expand { Transformations::EXPAND } else { Transformations::IDENTITY }
-        })
-    }
-
-    fn open_as(path: &Path, max_pixels: u64, output: impl Fn(&png::Info<'_>) -> Transformations) -> Result<Self> {
-        let file = File::open(path).map_err(|source| Error::io(path, source))?;
-        let mut decoder = png::Decoder::new(BufReader::with_capacity(1 << 16, file));
-        decoder.set_ignore_text_chunk(true);
-        decoder.set_ignore_iccp_chunk(true);
-        let info = decoder.read_header_info().map_err(|error| decoding(path, error))?;
-        let (height, width) = check_pixels(path, info.height, info.width, max_pixels)?;
-        let output = output(info);
-        decoder.set_transformations(output);
-        let reader = decoder.read_info().map_err(|error| decoding(path, error))?;
-        // The first frame of an animation may be smaller than the image.
-        if reader.info().animation_control.is_some() {
-            return Err(Error::file(path, "an animated PNG, expected a still image"));
-        }
-        Ok(Self { reader, path: path.to_owned(), height, width })
+            let output =
+                Transformations::STRIP_16 | if expand { Transformations::EXPAND } else { Transformations::IDENTITY };
+            Rows::Any(Box::new(open_any(path, stream, output)?))
+        };
+        Ok(Self { rows, path: path.to_owned(), height, width })
     }
 
     /// (height, width) in pixels.
@@ -73,59 +78,93 @@ impl ImageReader {
         Ok(Array3::from_shape_vec((window.height, window.width, 3), pixels).expect("every row has been pushed"))
     }
 
-    /// The pixels of `window` as (3, H, W), else as [`Self::read_window`].
-    pub fn read_planes(self, window: Window) -> Result<Array3<u8>> {
-        let mut planes = Planes::new(window);
-        self.for_each_rgb_row(window, |y, row| planes.set(y, 0, row))?;
-        Ok(planes.finish())
+    /// The pixels of `window` into (3, H, W) `planes`, else as [`Self::read_window`].
+    pub fn read_planes(self, window: Window, planes: ArrayViewMut3<'_, u8>) -> Result<()> {
+        let mut planes = Planes(planes);
+        self.for_each_rgb_row(window, |y, row| planes.set(y, 0, row))
     }
 
     /// Calls `take` with each row of `window`, counted from its top, as RGB.
     fn for_each_rgb_row(self, window: Window, mut take: impl FnMut(usize, &[u8])) -> Result<()> {
         window.check((self.height, self.width), &self.path)?;
-        let (color, _) = self.reader.output_color_type();
-        let channels = color.samples();
-        let columns = window.left * channels..(window.left + window.width) * channels;
-        let mut rgb = Vec::with_capacity(window.width * 3);
+        let Window { top, left, height, width } = window;
         let mut y = 0;
-        self.for_each_row(window.top, window.height, |row| {
-            let row = &row[columns.clone()];
-            rgb.clear();
-            match color {
-                ColorType::Rgb => {}
-                ColorType::Rgba => rgb.extend(row.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]])),
-                ColorType::GrayscaleAlpha => rgb.extend(row.chunks_exact(2).flat_map(|p| [p[0]; 3])),
-                ColorType::Grayscale | ColorType::Indexed => rgb.extend(row.iter().flat_map(|&p| [p; 3])),
-            }
-            take(y, if color == ColorType::Rgb { row } else { &rgb });
+        let mut take = |row: &[u8]| {
+            take(y, row);
             y += 1;
             Ok(())
-        })
-    }
-
-    /// Calls `take` with `count` rows from row `top` on; the last row of the image is followed by a check of the file's end.
-    fn for_each_row(mut self, top: usize, count: usize, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        let path = &self.path;
-        let decoding = |error| decoding(path, error);
-        if self.reader.info().interlaced {
-            let bytes = self.reader.output_buffer_size().ok_or_else(|| decoding(DecodingError::LimitsExceeded))?;
-            let mut frame = vec![0; bytes];
-            let output = self.reader.next_frame(&mut frame).map_err(decoding)?;
-            frame.chunks_exact(output.line_size).skip(top).take(count).try_for_each(take)?;
-        } else {
-            for row in 0..top + count {
-                let got = self.reader.next_row().map_err(decoding)?;
-                let got = got.ok_or_else(|| Error::file(path, "ends before its last row"))?;
-                if row >= top {
-                    take(got.data())?;
-                }
+        };
+        match self.rows {
+            Rows::Plain(mut stream) => {
+                stream.for_each_row(&self.path, left + width, top, height, |row| take(&row[3 * left..]))?;
+                if top + height == self.height { stream.finish(&self.path) } else { Ok(()) }
+            }
+            Rows::Any(reader) => {
+                let (color, _) = reader.output_color_type();
+                let channels = color.samples();
+                let mut rgb = Vec::with_capacity(3 * width);
+                for_each_row(&self.path, *reader, top, height, |row| {
+                    let row = &row[left * channels..(left + width) * channels];
+                    rgb.clear();
+                    match color {
+                        ColorType::Rgb => rgb.extend_from_slice(row),
+                        ColorType::Rgba => rgb.extend(row.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]])),
+                        ColorType::GrayscaleAlpha => rgb.extend(row.chunks_exact(2).flat_map(|p| [p[0]; 3])),
+                        ColorType::Grayscale | ColorType::Indexed => rgb.extend(row.iter().flat_map(|&p| [p; 3])),
+                    }
+                    take(&rgb)
+                })
             }
         }
-        if top + count == self.height {
-            self.reader.finish().map_err(decoding)?;
-        }
-        Ok(())
     }
+}
+
+/// Begins a file again that is no plain RGB image.
+fn open_any(path: &Path, stream: Stream, output: Transformations) -> Result<png::Reader<BufReader<File>>> {
+    let mut decoder = png::Decoder::new(stream.into_file(path)?);
+    decoder.set_ignore_text_chunk(true);
+    decoder.set_ignore_iccp_chunk(true);
+    decoder.set_transformations(output);
+    let reader = decoder.read_info().map_err(|error| decoding(path, error))?;
+    check_still(path, reader.info())?;
+    Ok(reader)
+}
+
+/// The first frame of an animation may be smaller than the image.
+fn check_still(path: &Path, info: &png::Info<'_>) -> Result<()> {
+    match info.animation_control {
+        Some(_) => Err(Error::file(path, "an animated PNG, expected a still image")),
+        None => Ok(()),
+    }
+}
+
+/// Calls `take` with `count` rows from row `top` on; the last row of the image is followed by a check of the file's end.
+fn for_each_row(
+    path: &Path,
+    mut reader: png::Reader<BufReader<File>>,
+    top: usize,
+    count: usize,
+    mut take: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let decoding = |error| decoding(path, error);
+    if reader.info().interlaced {
+        let bytes = reader.output_buffer_size().ok_or_else(|| decoding(DecodingError::LimitsExceeded))?;
+        let mut frame = vec![0; bytes];
+        let output = reader.next_frame(&mut frame).map_err(decoding)?;
+        frame.chunks_exact(output.line_size).skip(top).take(count).try_for_each(take)?;
+    } else {
+        for row in 0..top + count {
+            let got = reader.next_row().map_err(decoding)?;
+            let got = got.ok_or_else(|| Error::file(path, "ends before its last row"))?;
+            if row >= top {
+                take(got.data())?;
+            }
+        }
+    }
+    if top + count == reader.info().height as usize {
+        reader.finish().map_err(decoding)?;
+    }
+    Ok(())
 }
 
 /// Reads an image as (H, W, 3) RGB, see [`ImageReader::read`].
@@ -138,12 +177,13 @@ pub fn read_image(path: &Path, max_pixels: u64) -> Result<Array3<u8>> {
 /// Gray: the values. Palette: the indices, not the colours. RGB with three equal channels (re-saved targets): that value.
 /// 1, 2 and 4 bits are not scaled. A value that is no class index, nor [`IGNORE_INDEX`], is an error.
 pub fn read_target(path: &Path, max_pixels: u64) -> Result<Array2<u8>> {
-    let reader = ImageReader::open_as(path, max_pixels, |_| Transformations::IDENTITY)?;
-    let (height, width) = reader.size();
-    let (color, depth) = reader.reader.output_color_type();
+    let stream = Stream::open(path)?;
+    let (height, width) = check_pixels(path, stream.info().height, stream.info().width, max_pixels)?;
+    let reader = open_any(path, stream, Transformations::IDENTITY)?;
+    let (color, depth) = reader.output_color_type();
     let channels = color.samples();
     let mut mask = Vec::with_capacity(height * width);
-    reader.for_each_row(0, height, |row| {
+    for_each_row(path, reader, 0, height, |row| {
         let start = mask.len();
         match (color, depth) {
             (_, BitDepth::Sixteen) => {

@@ -171,12 +171,20 @@ fn fill(
 
     let mut image = |phase, rect: Rect, color: Option<Color>, destination| {
         let bounds = rect.bounds(size, output);
-        let mut pixels = tile.take_image(phase, bounds)?;
+        let destination = match destination {
+            // Nothing to be made of the pixels: they go where they belong as they are decoded.
+            ImageMut::Bytes(planes) if color.is_none() && drawn.symmetry.is_identity() && rect.is(&bounds, output) => {
+                return tile.read_image(phase, bounds, planes);
+            }
+            other => other,
+        };
+        let mut pixels = Array3::zeros((3, bounds.height, bounds.width));
+        tile.read_image(phase, bounds, pixels.view_mut())?;
         if let Some(color) = color {
             color.apply(&mut pixels);
         }
         write_image(rect.sample(pixels, bounds, output), drawn.symmetry, options.normalize, destination);
-        Ok::<_, Error>(())
+        Ok(())
     };
     image(Phase::Pre, drawn.pre, drawn.pre_color, memory.pre)?;
     image(Phase::Post, drawn.post, drawn.post_color, memory.post)?;

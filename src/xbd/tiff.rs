@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-use ndarray::Array3;
+use ndarray::ArrayViewMut3;
 use tiff::decoder::{Decoder, DecodingResult, Limits};
 use tiff::{ColorType, TiffError};
 
@@ -59,8 +59,8 @@ impl ImageReader {
         (self.height, self.width)
     }
 
-    /// The pixels of `window` as (3, H, W); gray becomes three equal channels, 16 bits the upper 8.
-    pub fn read_planes(mut self, window: Window) -> Result<Array3<u8>> {
+    /// The pixels of `window` into (3, H, W) `planes`; gray becomes three equal channels, 16 bits the upper 8.
+    pub fn read_planes(mut self, window: Window, planes: ArrayViewMut3<'_, u8>) -> Result<()> {
         window.check(self.size(), &self.path)?;
         let path = self.path;
         let (chunk_width, chunk_height) = self.decoder.chunk_dimensions();
@@ -69,7 +69,7 @@ impl ImageReader {
             return Err(Error::file(path, "not a valid TIFF: strips or tiles of no size"));
         }
         let across = self.width.div_ceil(chunk_width);
-        let mut planes = Planes::new(window);
+        let mut planes = Planes(planes);
         let mut rgb = vec![0; 3 * chunk_width.min(self.width)];
         let rows = window.top..window.top + window.height;
         let columns = window.left..window.left + window.width;
@@ -101,7 +101,7 @@ impl ImageReader {
                 }
             }
         }
-        Ok(planes.finish())
+        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ndarray::{Array2, Array3};
+use ndarray::{Array2, ArrayViewMut3};
 
 use super::class::UnClassified;
 use super::image::ImageReader;
@@ -127,17 +127,17 @@ impl OpenTile {
         }
     }
 
-    /// The (3, H, W) pixels of `window`; each image can be taken once.
-    pub fn take_image(&mut self, phase: Phase, window: Window) -> Result<Array3<u8>> {
+    /// The pixels of `window` into (3, H, W) `planes` of its size; each image can be read once.
+    pub fn read_image(&mut self, phase: Phase, window: Window, planes: ArrayViewMut3<'_, u8>) -> Result<()> {
         match self {
             Self::Files { pre, post, .. } => {
                 let reader = match phase {
                     Phase::Pre => pre.take(),
                     Phase::Post => post.take(),
                 };
-                reader.expect("an image is taken once").read_planes(window)
+                reader.expect("an image is read once").read_planes(window, planes)
             }
-            Self::Packed(tile, _) => tile.image(phase, window),
+            Self::Packed(tile, _) => tile.image(phase, window, planes),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ndarray::{Array3, ArrayView2, s};
+use ndarray::{ArrayView2, ArrayViewMut3, s};
 
 use crate::{Error, Result};
 
@@ -41,33 +41,30 @@ impl Window {
     }
 }
 
-/// A (3, H, W) image that is filled row by row from interleaved RGB.
-pub(super) struct Planes {
-    window: Window,
-    pixels: Vec<u8>,
-}
+/// A (3, H, W) image that is filled from rows of interleaved RGB.
+pub(super) struct Planes<'a>(pub ArrayViewMut3<'a, u8>);
 
-impl Planes {
-    /// Black, of the window's size.
-    pub fn new(window: Window) -> Self {
-        Self { window, pixels: vec![0; 3 * window.height * window.width] }
-    }
-
-    /// Sets RGB triples from column `x` of row `y` on, both counted from the window's corner.
+impl Planes<'_> {
+    /// Sets RGB triples from column `x` of row `y` on.
     pub fn set(&mut self, y: usize, x: usize, rgb: &[u8]) {
-        let Window { height, width, .. } = self.window;
-        let (red, others) = self.pixels.split_at_mut(height * width);
-        let (green, blue) = others.split_at_mut(height * width);
-        let row = y * width + x..y * width + x + rgb.len() / 3;
-        let planes = red[row.clone()].iter_mut().zip(&mut green[row.clone()]).zip(&mut blue[row]);
-        for (((red, green), blue), rgb) in planes.zip(rgb.chunks_exact(3)) {
-            (*red, *green, *blue) = (rgb[0], rgb[1], rgb[2]);
+        let columns = x..x + rgb.len() / 3;
+        let (mut red, mut green, mut blue) =
+            self.0.multi_slice_mut((s![0, y, columns.clone()], s![1, y, columns.clone()], s![2, y, columns]));
+        let (pixels, _) = rgb.as_chunks();
+        match (red.as_slice_mut(), green.as_slice_mut(), blue.as_slice_mut()) {
+            (Some(red), Some(green), Some(blue)) => split(pixels, red, green, blue),
+            _ => split(pixels, &mut red, &mut green, &mut blue),
         }
     }
+}
 
-    /// The image.
-    pub fn finish(self) -> Array3<u8> {
-        let shape = (3, self.window.height, self.window.width);
-        Array3::from_shape_vec(shape, self.pixels).expect("made with this length")
+fn split<'a>(
+    pixels: &[[u8; 3]],
+    red: impl IntoIterator<Item = &'a mut u8>,
+    green: impl IntoIterator<Item = &'a mut u8>,
+    blue: impl IntoIterator<Item = &'a mut u8>,
+) {
+    for (((red, green), blue), pixel) in red.into_iter().zip(green).zip(blue).zip(pixels) {
+        [*red, *green, *blue] = *pixel;
     }
 }

@@ -110,6 +110,24 @@ def test_splits_are_added_and_roots_not_mixed(source: Path, tmp_path: Path) -> N
         rp.xbd.pack(out, tmp_path / "again")
 
 
+def test_some_disasters_only(source: Path, tmp_path: Path) -> None:
+    """What was packed of other disasters stays; what a changed root no longer has goes, of those asked for."""
+    tiles = rp.xbd.index(source).tiles
+    fire = [tile for tile in tiles if tile.disaster == "synthetic-fire"]
+    out = tmp_path / "out"
+    assert rp.xbd.pack(source, out, disasters=["synthetic-fire"]) == (len(fire), 0)
+    assert {tile.disaster for tile in rp.xbd.index(out).tiles} == {"synthetic-fire"}
+    assert rp.xbd.pack(source, out, exclude_disasters=["synthetic-fire"]) == (8 - len(fire), 0)
+    assert [tile.name for tile in rp.xbd.index(out).tiles] == [tile.name for tile in tiles]
+    fire[0].pre.image.unlink()
+    rp.xbd.pack(source, out, disasters=["synthetic-flood"])
+    assert len(rp.xbd.index(out).tiles) == 8
+    rp.xbd.pack(source, out, disasters=["synthetic-fire"])
+    assert len(rp.xbd.index(out).tiles) == 7
+    with pytest.raises(ValueError, match="exclude_disasters: got"):
+        rp.xbd.pack(source, out, exclude_disasters=["nowhere"])
+
+
 # Damage
 
 
@@ -237,6 +255,40 @@ def test_two_packers_at_once(source: Path, packed: Path) -> None:
             rp.xbd.pack(source, packed)
     assert {path: path.read_bytes() for path in packed.rglob("*.*") if path.is_file()} == before
     assert rp.xbd.pack(source, packed) == (0, 8)
+
+
+def test_packers_that_race(source: Path, tmp_path: Path) -> None:
+    """Processes that begin at once: each packs everything or is refused in clear words, and the pack is whole."""
+    for number in range(3):
+        out, start = tmp_path / f"out{number}", tmp_path / f"start{number}"
+        code = f"""while not os.path.exists({str(start)!r}):
+            time.sleep(0.001)
+    print(sum(rp.xbd.pack(root, out)))
+    """
+        command = [sys.executable, "-c", SCRIPT + code, str(source), str(out)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        racers = [subprocess.Popen(command, **pipes) for _ in range(2)]
+        start.touch()
+        results = [(*racer.communicate(timeout=120), racer.returncode) for racer in racers]
+        refused = [errors for _, errors, code in results if code]
+        assert [printed for printed, _, code in results if not code] == ["8\n"] * (2 - len(refused))
+        assert len(refused) < 2
+        assert all("another process is packing into this folder" in errors for errors in refused)
+        assert_equal(samples(out), samples(source))
+
+
+def test_a_packer_is_refused_in_the_midst_of_another(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    attempts = []
+
+    def progress(count: int) -> None:
+        if not attempts:
+            attempts.append(run(source, out, "rp.xbd.pack(root, out)"))
+
+    assert rp.xbd.pack(source, out, progress=progress) == (8, 0)
+    assert attempts[0].returncode == 1
+    assert "another process is packing into this folder" in attempts[0].stderr
+    assert_equal(samples(out), samples(source))
 
 
 def test_real_tiles(real: Path, tmp_path: Path) -> None:

@@ -116,6 +116,19 @@ def test_show(source: Path, tmp_path: Path) -> None:
 def test_pack(source: Path, tmp_path: Path) -> None:
     assert xbd("pack", source, tmp_path / "out").stdout == "8 tiles written, 0 were there\n"
     assert xbd("pack", source, tmp_path / "out").stdout == "0 tiles written, 8 were there\n"
+    some = xbd("pack", source, tmp_path / "some", "--disasters", "synthetic-fire", "--disasters", "synthetic-wind")
+    others = xbd("pack", source, tmp_path / "some", "--exclude-disasters", "synthetic-fire")
+    fire, wind, flood = (
+        sum(tile.disaster == f"synthetic-{kind}" for tile in rp.xbd.index(source).tiles)
+        for kind in ("fire", "wind", "flood")
+    )
+    assert min(fire, wind, flood) > 0
+    assert some.stdout == f"{fire + wind} tiles written, 0 were there\n"
+    assert others.stdout == f"{flood} tiles written, {wind} were there\n"
+    unknown = xbd("pack", source, tmp_path / "none", "--disasters", "joplin")
+    assert unknown.returncode == 2
+    assert "disasters: got" in unknown.stderr
+    assert not (tmp_path / "none").exists()
     (tmp_path / "out/pack.json").write_text("[]")
     ended = xbd("pack", source, tmp_path / "out")
     assert ended.returncode == 2

@@ -390,6 +390,12 @@ def _select(
             "(all: rarepixel.xbd.index(root).problems)",
             stacklevel=3,
         )
+    return _of_disasters(root, found, disasters, exclude_disasters)
+
+
+def _of_disasters(
+    root: StrPath, found: Index, disasters: Iterable[str] | None, exclude_disasters: Iterable[str] | None
+) -> list[Tile]:
     known = {tile.disaster for tile in found.tiles}
     wanted = known if disasters is None else _names("disasters", disasters, known)
     if exclude_disasters is not None:

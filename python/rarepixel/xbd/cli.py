@@ -92,10 +92,22 @@ def pack(
     root: Root,
     output: Annotated[Path, typer.Argument(help="Folder to write to; give it to the loader as its root.")],
     splits: Splits = None,
+    disasters: Annotated[
+        list[str] | None, typer.Option(help="Only this disaster, again for more.", show_default="all")
+    ] = None,
+    exclude_disasters: Annotated[
+        list[str] | None, typer.Option(help="Not this disaster, again for more.", show_default="none")
+    ] = None,
 ) -> None:
     """Write decoded tiles, from which crops are read without decoding; run it again to go on or after changes."""
-    with _errors("pack"), _progress("packing", _tiles(root, splits)) as done:
-        written, kept = xbd.pack(root, output, splits, progress=done)
+
+    def total() -> int:
+        return len(xbd._of_disasters(root, xbd.index(root, splits), disasters, exclude_disasters))
+
+    with _errors("pack"), _progress("packing", total) as done:
+        written, kept = xbd.pack(
+            root, output, splits, disasters=disasters, exclude_disasters=exclude_disasters, progress=done
+        )
     typer.echo(f"{written} tiles written, {kept} were there")
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from rarepixel import _core
 
-from . import MAX_PIXELS, Problem, StrPath, UnClassified, _integer, _split_names
+from . import MAX_PIXELS, Problem, StrPath, UnClassified, _integer, _of_disasters, _split_names, index
 
 __all__ = ["check", "pack", "write_targets"]
 
@@ -86,6 +86,8 @@ def pack(
     out: StrPath,
     splits: Sequence[str] | None = None,
     *,
+    disasters: Iterable[str] | None = None,
+    exclude_disasters: Iterable[str] | None = None,
     max_pixels: int = MAX_PIXELS,
     progress: Callable[[int], object] | None = None,
 ) -> tuple[int, int]:
@@ -99,12 +101,15 @@ def pack(
     Call it again to go on after an interruption, or after labels have changed: tiles that are there, whole and of the
     same sources (by length and time of change), are kept. Until then :func:`rarepixel.xbd.index` (and so the loader,
     with a warning) tells which sources have changed. Files appear when they are whole; a second process that packs into
-    the same folder is refused. Other splits of the same root may be added later.
+    the same folder is refused. Other splits and disasters of the same root may be added
+    later.
 
     Args:
         root: a folder in the official layout, see :mod:`rarepixel.xbd`. Incomplete tiles are left out.
         out: the folder to write to; made where it is not there.
         splits: names of splits; by default all.
+        disasters: only tiles of these disasters, such as ``["joplin-tornado"]``.
+        exclude_disasters: no tiles of these. What the pack has of other disasters stays in it.
         max_pixels: larger images are refused.
         progress: called with 1 after each tile, on this thread; Ctrl-C works either way.
 
@@ -113,7 +118,8 @@ def pack(
 
     Raises:
         OSError: a file cannot be read or written.
-        ValueError: a tile is damaged; or ``out`` is in use by another process or holds tiles of another root.
+        ValueError: a split or disaster that is not there; a tile is damaged; or ``out`` is in use by another process or
+            holds tiles of another root.
 
     >>> import tempfile
     >>> import rarepixel as rp
@@ -126,4 +132,8 @@ def pack(
     >>> len(rp.xbd.index(out).tiles)
     8
     """
-    return _core.xbd_pack(root, _split_names(splits), out, _integer("max_pixels", max_pixels, 0), progress)
+    names = None
+    if disasters is not None or exclude_disasters is not None:
+        chosen = _of_disasters(root, index(root, splits), disasters, exclude_disasters)
+        names = sorted({tile.disaster for tile in chosen})
+    return _core.xbd_pack(root, _split_names(splits), names, out, _integer("max_pixels", max_pixels, 0), progress)

@@ -118,13 +118,14 @@ pub fn xbd_pack(
     py: Python<'_>,
     root: PathBuf,
     splits: Option<Vec<String>>,
+    disasters: Option<Vec<String>>,
     out: PathBuf,
     max_pixels: u64,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<(usize, usize)> {
     let packed = py.detach(|| {
         let index = Index::read(&root, splits.as_deref())?;
-        pack(&root, &index.tiles, &out, max_pixels, || tell(progress.as_ref()))
+        pack(&root, &index.tiles, disasters.as_deref(), &out, max_pixels, || tell(progress.as_ref()))
     })?;
     Ok((packed.written, packed.kept))
 }
