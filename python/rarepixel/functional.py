@@ -285,8 +285,8 @@ def tversky_loss(
         input: logits, (N, C, \\*spatial).
         target: class indices, (N, \\*spatial), or one-hot or soft shares, (N, C, \\*spatial), as in :func:`dice_loss`.
         alpha: the weight of false positives, at least 0.
-        beta: the weight of false negatives, at least 0. With 0 take a ``smooth`` above 0: else a class that is predicted
-            almost nowhere has a derivative without bound.
+        beta: the weight of false negatives, at least 0. With 0 take a ``smooth`` above 0: else a class
+            that is predicted almost nowhere has a derivative without bound.
         smooth: added to numerator and denominator; at least 0. 0 / 0 counts as a perfect match.
         average: ``"macro"``: the mean of the loss of each class; ``"micro"``: one loss of the sums over all classes.
         per_sample: as in :func:`dice_loss`.
