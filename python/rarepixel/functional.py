@@ -65,6 +65,11 @@ def cross_entropy(
     Returns:
         A scalar, or (N, \\*spatial) with ``reduction="none"``.
 
+    Raises:
+        TypeError: for something that is not a tensor, or a dtype that is not among those above.
+        ValueError: for shapes or devices that do not fit, weights or options out of range, or a label outside [0, C);
+            on CUDA such a label gives a nan loss instead, unless ``RAREPIXEL_DEBUG=1`` is set.
+
     Example:
         >>> import torch, rarepixel as rp
         >>> p = torch.tensor([[0.5, 0.3, 0.2]])
@@ -115,6 +120,11 @@ def focal_loss(
 
     Returns:
         A scalar, or (N, \\*spatial) with ``reduction="none"``.
+
+    Raises:
+        TypeError: for something that is not a tensor, or a dtype that is not among those above.
+        ValueError: for shapes or devices that do not fit, alpha or options out of range, or a label outside [0, C);
+            on CUDA such a label gives a nan loss instead, unless ``RAREPIXEL_DEBUG=1`` is set.
 
     Example:
         >>> import torch, rarepixel as rp
@@ -171,6 +181,11 @@ def dice_loss(
 
     Returns:
         A scalar.
+
+    Raises:
+        TypeError: for something that is not a tensor, or a dtype that is not among those above.
+        ValueError: for shapes or devices that do not fit, weights or options out of range, or a label outside [0, C);
+            on CUDA such a label gives a nan loss instead, unless ``RAREPIXEL_DEBUG=1`` is set.
 
     Example:
         >>> import torch, rarepixel as rp
@@ -231,6 +246,11 @@ def dice_focal_loss(
 
     Returns:
         A scalar.
+
+    Raises:
+        TypeError: for something that is not a tensor, or a dtype that is not among those above.
+        ValueError: for shapes or devices that do not fit, weights or options out of range, or a label outside [0, C);
+            on CUDA such a label gives a nan loss instead, unless ``RAREPIXEL_DEBUG=1`` is set.
 
     Example:
         >>> import torch, rarepixel as rp
@@ -297,6 +317,11 @@ def tversky_loss(
 
     Returns:
         A scalar.
+
+    Raises:
+        TypeError: for something that is not a tensor, or a dtype that is not among those above.
+        ValueError: for shapes or devices that do not fit, weights or options out of range, or a label outside [0, C);
+            on CUDA such a label gives a nan loss instead, unless ``RAREPIXEL_DEBUG=1`` is set.
 
     Example:
         >>> import torch, rarepixel as rp
