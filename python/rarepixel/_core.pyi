@@ -87,11 +87,10 @@ def loss_forward(
     target: _Tensor,
     weight: list[float] | None,
     dice_weight: list[float] | None,
-    loss: _Tensor,
-    sums: _Tensor,
+    loss: _Tensor | None,
     gradient: _Tensor | None,
     threads: int,
-) -> None: ...
+) -> tuple[float, list[float]]: ...
 def loss_backward(
     spec: LossSpec,
     grad_output: _Tensor,
@@ -99,11 +98,11 @@ def loss_backward(
     target: _Tensor,
     weight: list[float] | None,
     dice_weight: list[float] | None,
-    sums: _Tensor,
+    sums: list[float],
     gradient: _Tensor,
     threads: int,
 ) -> None: ...
-def loss_finish(spec: LossSpec, sums: _Tensor, dice_weight: list[float] | None) -> float: ...
+def loss_finish(spec: LossSpec, sums: list[float], classes: int, dice_weight: list[float] | None) -> float: ...
 def folds(shape: Sequence[int], strides: Sequence[int], leading: int) -> bool: ...
 def class_counts(target: _Tensor, classes: int, ignore_index: int, threads: int) -> list[int]: ...
 def majority_labels(

@@ -33,7 +33,7 @@ Weight: TypeAlias = ArrayLike | None
 
 def _described(array: Array) -> tuple[int, str, Sequence[int], Sequence[int], Array]:
     """The array as Rust takes it, itself last to stay alive."""
-    strides = [stride // array.itemsize for stride in array.strides]
+    strides = tuple(stride // array.itemsize for stride in array.strides)
     return array.__array_interface__["data"][0], array.dtype.name, array.shape, strides, array
 
 
@@ -80,18 +80,20 @@ def _loss(
     pixel_weight = _as_weight(weight_names[0], weight, input.shape[1])
     region_weight = _as_weight(weight_names[1], dice_weight, input.shape[1])
     scalar = chosen.reduction != "none"
-    loss = np.empty(() if scalar else target.shape, dtype=compute)
-    sums = np.empty(loss_spec.sums_shape(input.shape[0], input.shape[1]))
+    pixels = None if scalar else np.empty(target.shape, dtype=compute)
     keeps_layout = _core.folds(input.shape, _described(input)[3], 2)
     gradient = np.empty_like(input, order="K" if keeps_layout else "C")
-    at, truth, total, slope = map(_described, (input, target, sums, gradient))
+    at, truth, slope = map(_described, (input, target, gradient))
     threads = _core.default_threads()
     one_pass = slope if loss_spec.one_pass else None
-    _core.loss_forward(loss_spec, at, truth, pixel_weight, region_weight, _described(loss), total, one_pass, threads)
+    weights = (pixel_weight, region_weight)
+    loss_at = None if pixels is None else _described(pixels)
+    loss, sums = _core.loss_forward(loss_spec, at, truth, *weights, loss_at, one_pass, threads)
     if one_pass is None:
-        incoming = _described(np.ones_like(loss))
-        _core.loss_backward(loss_spec, incoming, at, truth, pixel_weight, region_weight, total, slope, threads)
-    return (loss.item() if scalar else loss), gradient
+        incoming = _described(np.ones(() if pixels is None else pixels.shape, dtype=compute))
+        _core.loss_backward(loss_spec, incoming, at, truth, *weights, sums, slope, threads)
+    # Rounded to the type of the computation, as torch's is.
+    return (float(compute(loss)) if pixels is None else pixels), gradient
 
 
 def cross_entropy(

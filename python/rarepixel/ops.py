@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from . import _core, _cuda
 from .options import Options, spec
@@ -35,6 +36,9 @@ _core.join_torch()
 
 # Weights for each class as Rust reads them: a list of numbers on the CPU, a tensor on CUDA.
 Weight: TypeAlias = Any
+
+# What the second pass needs of the first: row by row as a list of numbers on the CPU, a (rows, columns) tensor on CUDA.
+Sums: TypeAlias = Any
 
 # torch's schema language calls these types as Python does.
 _OPTIONS_SCHEMA = ", ".join(f"{type(value).__name__} {name}" for name, value in Options._field_defaults.items())
@@ -84,19 +88,20 @@ def _constants(weight: Tensor | None, input: Tensor) -> Weight:
     return weight.to(_compute_dtype(input)).contiguous() if _on_cuda(input) else weight.tolist()
 
 
-def _outputs(input: Tensor, target: Tensor, options: Options) -> tuple[Tensor, Tensor]:
-    """Empty tensors for the loss and the sums."""
+def _empty_loss(input: Tensor, target: Tensor, options: Options) -> Tensor:
+    """An empty tensor for the loss."""
     shape: Sequence[int] = ()
     if options.reduction == "none":
         # A loss for each pixel of the target, or of the map that the target was resized to.
         resized = options.target_mode not in ("exact", "upsample_logits")
         shape = (input.shape[0], *input.shape[2:]) if resized else target.shape
-    samples = input.shape[0] if options.per_sample and options.region != "none" else 1
-    columns = 3 + (3 * input.shape[1] if options.region != "none" else 0)
-    return (
-        torch.empty(shape, dtype=_compute_dtype(input), device=input.device),
-        torch.empty((samples, columns), dtype=torch.float64, device=input.device),
-    )
+    return torch.empty(shape, dtype=_compute_dtype(input), device=input.device)
+
+
+def _sums_shape(input: Tensor, options: Options) -> tuple[int, int]:
+    """Rows and columns of the sums."""
+    has_region = options.region != "none"
+    return input.shape[0] if options.per_sample and has_region else 1, 3 + (3 * input.shape[1] if has_region else 0)
 
 
 def _forward(
@@ -106,29 +111,45 @@ def _forward(
     dice_weight: Weight,
     options: Options,
     gradient: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Sums]:
+    """The loss and its sums; on the CPU the gradient of a one-pass loss, too, for an incoming gradient of 1."""
     if input.ndim < 2:
         raise ValueError(
             f"input: got shape {list(input.shape)}, expected (N, C, *spatial) with 0 to 3 spatial dimensions"
         )
-    loss, sums = _outputs(input, target, options)
     if _on_cuda(input):
         if _cuda.debugging() and target.ndim < input.ndim:
             _cuda.check_labels(target, input.shape[1], options.ignore_index)
+        loss = _empty_loss(input, target, options)
+        sums = torch.empty(_sums_shape(input, options), dtype=torch.float64, device=input.device)
         _cuda.forward(spec(options), _described, input, target, weight, dice_weight, loss, sums)
         return loss, sums
-    _core.loss_forward(
+    pixels = _empty_loss(input, target, options) if options.reduction == "none" else None
+    described = _described(input)
+    if gradient is None:
+        destination = None
+    elif gradient.is_contiguous() and input.is_contiguous():
+        destination = (gradient.data_ptr(), *described[1:4], gradient)
+    else:
+        destination = _described(gradient)
+    value, numbers = _core.loss_forward(
         spec(options),
-        _described(input),
+        described,
         _described(target),
         weight,
         dice_weight,
-        _described(loss),
-        _described(sums),
-        None if gradient is None else _described(gradient),
+        None if pixels is None else _described(pixels),
+        destination,
         torch.get_num_threads(),
     )
-    return loss, sums
+    return torch.scalar_tensor(value, dtype=_compute_dtype(input)) if pixels is None else pixels, numbers
+
+
+def _as_tensor(sums: Sums, input: Tensor, options: Options) -> Tensor:
+    """The sums as (rows, columns)."""
+    if isinstance(sums, Tensor):
+        return sums
+    return torch.tensor(sums, dtype=torch.float64).view(_sums_shape(input, options))
 
 
 def _backward(
@@ -137,7 +158,7 @@ def _backward(
     target: Tensor,
     weight: Weight,
     dice_weight: Weight,
-    sums: Tensor,
+    sums: Sums,
     options: Options,
     gradient: Tensor | None = None,
 ) -> Tensor:
@@ -156,7 +177,7 @@ def _backward(
         _described(target),
         weight,
         dice_weight,
-        _described(sums),
+        sums.flatten().tolist() if isinstance(sums, Tensor) else sums,
         _described(gradient),
         torch.get_num_threads(),
     )
@@ -185,12 +206,14 @@ class _Synchronised(torch.autograd.Function):
         options: Options,
         group: torch.distributed.ProcessGroup | None,
     ) -> Tensor:
-        loss, sums = _forward(input, target, weight, dice_weight, options, None)
+        loss, partial_sums = _forward(input, target, weight, dice_weight, options, None)
+        sums = _as_tensor(partial_sums, input, options)
         torch.distributed.all_reduce(sums, group=group)
+        classes = input.shape[1]
         if _on_cuda(input):
-            _cuda.finish(spec(options), _described, input.shape[1], sums, dice_weight, loss)
+            _cuda.finish(spec(options), _described, classes, sums, dice_weight, loss)
         else:
-            loss.fill_(_core.loss_finish(spec(options), _described(sums), dice_weight))
+            loss.fill_(_core.loss_finish(spec(options), sums.flatten().tolist(), classes, dice_weight))
         ctx.save_for_backward(input, target)
         ctx.sums, ctx.ranks = sums, torch.distributed.get_world_size(group)
         ctx.arguments = (weight, dice_weight, options)
@@ -225,34 +248,25 @@ class _Loss(torch.autograd.Function):
             gradient = torch.empty_like(input, memory_format=_memory_format(input))
         loss, sums = _forward(input, target, weight, dice_weight, options, gradient)
         ctx.save_for_backward(input, target)
-        ctx.sums, ctx.gradient = sums, gradient
-        ctx.arguments = (weight, dice_weight, options)
+        ctx.gradient, ctx.arguments = gradient, (weight, dice_weight, sums, options)
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        input, target = ctx.saved_tensors
-        gradient = _Loss._gradient(ctx, grad_output, input, target)
-        if torch.is_grad_enabled():  # create_graph=True
-            gradient = _DifferentiatedOnce.apply(gradient, input)
-        return gradient, None, None, None, None
-
-    @staticmethod
-    def _gradient(ctx: Any, grad_output: Tensor, input: Tensor, target: Tensor) -> Tensor:
         # The gradient is handed over, not kept: a second backward pass (retain_graph) computes it again.
         gradient: Tensor | None = ctx.gradient
         ctx.gradient = None
-        if gradient is not None:
-            scale = grad_output.item()
-            if scale == 1.0:
-                return gradient
-            # A half-precision gradient was rounded without the scale that should keep it from underflowing: compute it
-            # again.
-            if gradient.dtype in (torch.float32, torch.float64):
-                gradient.mul_(scale)
-                return gradient
-        weight, dice_weight, options = ctx.arguments
-        return _backward(grad_output, input, target, weight, dice_weight, ctx.sums, options, gradient)
+        scale = 1.0 if gradient is None else grad_output.item()
+        # A half-precision gradient was rounded without the scale that should keep it from underflowing.
+        if gradient is None or (scale != 1.0 and gradient.dtype not in (torch.float32, torch.float64)):
+            input, target = ctx.saved_tensors
+            weight, dice_weight, sums, options = ctx.arguments
+            gradient = _backward(grad_output, input, target, weight, dice_weight, sums, options, gradient)
+        elif scale != 1.0:
+            gradient.mul_(scale)
+        if torch.is_grad_enabled():  # create_graph=True
+            gradient = _DifferentiatedOnce.apply(gradient, ctx.saved_tensors[0])
+        return gradient, None, None, None, None
 
 
 _ONCE = "rarepixel's losses can be differentiated once; for second derivatives use rarepixel.reference"
@@ -287,7 +301,10 @@ def _loss_kernel(
     input: Tensor, target: Tensor, weight: Tensor | None, dice_weight: Tensor | None, *options: Any
 ) -> tuple[Tensor, Tensor]:
     input, target = _prepared(input, target)
-    return _forward(input, target, _constants(weight, input), _constants(dice_weight, input), Options(*options), None)
+    chosen = Options(*options)
+    weights = (_constants(weight, input), _constants(dice_weight, input))
+    loss, sums = _forward(input, target, *weights, chosen, None)
+    return loss, _as_tensor(sums, input, chosen)
 
 
 @torch.library.impl(_library, "loss_backward", "CPU")
@@ -312,7 +329,9 @@ def _loss_backward_kernel(
 def _loss_fake(
     input: Tensor, target: Tensor, weight: Tensor | None, dice_weight: Tensor | None, *options: Any
 ) -> tuple[Tensor, Tensor]:
-    return _outputs(input, target, Options(*options))
+    chosen = Options(*options)
+    sums = torch.empty(_sums_shape(input, chosen), dtype=torch.float64, device=input.device)
+    return _empty_loss(input, target, chosen), sums
 
 
 @torch.library.register_fake("rarepixel::loss_backward", lib=_library)
@@ -356,15 +375,13 @@ torch.library.register_autograd("rarepixel::loss_backward", _no_second_derivativ
 def _is_plain(input: Tensor) -> bool:
     """Whether the eager path may take the tensor's memory: no tracing, no mode, no tensor subclass."""
     return (
-        not torch.compiler.is_compiling()
-        and type(input) in (Tensor, torch.nn.Parameter)
-        and not torch._C._len_torch_dispatch_stack()
+        not is_compiling() and type(input) in (Tensor, torch.nn.Parameter) and not torch._C._len_torch_dispatch_stack()
     )
 
 
 def _in_transform() -> bool:
     """Whether a torch.func transform is on: it sees through plain torch only."""
-    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
+    return not is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _as_weight(argument: str, weight: Tensor | Sequence[float] | None, input: Tensor) -> Tensor | None:
@@ -406,6 +423,18 @@ def loss(
     sync: Sync = False,
 ) -> Tensor:
     """The loss that `options` describe, through autograd; `weight_names` are the weights' names in the user's call."""
+    # First the common case, in as few steps as there can be: small tensors spend their time here.
+    if (
+        weight is None
+        and dice_weight is None
+        and sync is False
+        and _is_plain(input)
+        and type(target) is Tensor
+        and not (target.requires_grad or _in_transform() or _on_cuda(input))
+        and input.is_cpu
+        and target.is_cpu
+    ):
+        return _eager(input, target, None, None, options)
     for argument, value in (("input", input), ("target", target)):
         if not isinstance(value, Tensor):
             raise TypeError(f"{argument}: got {type(value).__name__}, expected a torch.Tensor")
@@ -431,10 +460,16 @@ def loss(
     if not _is_plain(input):
         result: Tensor = torch.ops.rarepixel.loss(input, target, weight, dice_weight, *options)[0]
         return result
+    return _eager(input, target, weight, dice_weight, options)
+
+
+def _eager(
+    input: Tensor, target: Tensor, weight: Tensor | None, dice_weight: Tensor | None, options: Options
+) -> Tensor:
     input, target = _prepared(input, target)
     weights = (_constants(weight, input), _constants(dice_weight, input))
     if torch.is_grad_enabled() and input.requires_grad:
-        result = _Loss.apply(input, target, *weights, options)
+        result: Tensor = _Loss.apply(input, target, *weights, options)
         return result
     return _forward(input, target, *weights, options, None)[0]
 

@@ -290,7 +290,8 @@ fn locate(error: Error, shape: &[usize]) -> Error {
     }
 }
 
-/// The loss into `loss`, the sums into `sums`, and (one-pass losses) the gradient for an incoming gradient of 1 into `gradient`.
+/// The loss and the sums, row by row. The loss of each pixel (`reduction = "none"`) goes into `loss`, and that of one-pass losses may
+/// bring its gradient, for an incoming gradient of 1, into `gradient`.
 #[pyfunction]
 pub fn loss_forward(
     py: Python<'_>,
@@ -299,25 +300,22 @@ pub fn loss_forward(
     target: Tensor,
     weight: Option<Vec<f64>>,
     dice_weight: Option<Vec<f64>>,
-    loss: Tensor,
-    sums: Tensor,
+    loss: Option<Tensor>,
     gradient: Option<Tensor>,
     threads: usize,
-) -> PyResult<()> {
+) -> PyResult<(f64, Vec<f64>)> {
     py.detach(|| {
         let (weight, dice_weight) = (weight.as_deref(), dice_weight.as_deref());
         let operands = Operands { spec, input: &input, target: &target, weight, dice_weight, threads };
         let done = operands.solve(|problem| {
-            let result = match &gradient {
-                Some(gradient) => problem.reduce_with_gradient(gradient.view("gradient", "a floating dtype", true)?),
-                None if spec.spec.is_scalar() => problem.reduce(None),
-                None => problem.reduce(Some(loss.view("loss", "a floating dtype", false)?)),
+            let sums = match (&gradient, &loss) {
+                (Some(gradient), _) => {
+                    problem.reduce_with_gradient(gradient.view("gradient", "a floating dtype", true)?)
+                }
+                (None, Some(loss)) => problem.reduce(Some(loss.view("loss", "a floating dtype", false)?)),
+                (None, None) => problem.reduce(None),
             }?;
-            if spec.spec.is_scalar() {
-                loss.set_scalar(problem.finish(&result));
-            }
-            sums.set_doubles(&result);
-            Ok(())
+            Ok((problem.finish(&sums), sums))
         });
         Ok(done.map_err(|error| locate(error, &target.shape))?)
     })
@@ -333,7 +331,7 @@ pub fn loss_backward(
     target: Tensor,
     weight: Option<Vec<f64>>,
     dice_weight: Option<Vec<f64>>,
-    sums: Tensor,
+    sums: Vec<f64>,
     gradient: Tensor,
     threads: usize,
 ) -> PyResult<()> {
@@ -341,14 +339,16 @@ pub fn loss_backward(
         let (weight, dice_weight) = (weight.as_deref(), dice_weight.as_deref());
         let operands = Operands { spec, input: &input, target: &target, weight, dice_weight, threads };
         Ok(operands.solve(|problem| {
+            let (rows, columns) = problem.sums_shape();
+            expect_shape("sums", &[sums.len()], &[rows * columns], "what the forward pass gave")?;
             let destination = gradient.view("gradient", "a floating dtype", true)?;
             if spec.spec.is_scalar() {
-                problem.gradient(sums.doubles(), grad_output.scalar("grad_output")?, None, destination);
+                problem.gradient(&sums, grad_output.scalar("grad_output")?, None, destination);
             } else {
                 let incoming = grad_output.view("grad_output", "a floating dtype", false)?;
                 let expected = problem.loss_shape();
                 expect_shape("grad_output", &[incoming.samples, incoming.pixels], &expected, "that of the loss")?;
-                problem.gradient(sums.doubles(), 1.0, Some(incoming), destination);
+                problem.gradient(&sums, 1.0, Some(incoming), destination);
             }
             Ok(())
         })?)
@@ -393,8 +393,8 @@ pub fn majority_labels(
 
 /// The loss from sums, which may be those of several batches added up.
 #[pyfunction]
-pub fn loss_finish(spec: &PyLossSpec, sums: Tensor, dice_weight: Option<Vec<f64>>) -> f64 {
-    finish(&spec.spec, dice_weight.as_deref(), sums.doubles(), *sums.shape.last().unwrap_or(&1))
+pub fn loss_finish(spec: &PyLossSpec, sums: Vec<f64>, classes: usize, dice_weight: Option<Vec<f64>>) -> f64 {
+    finish(&spec.spec, dice_weight.as_deref(), &sums, row_length(&spec.spec, classes))
 }
 
 /// Whether the dimensions from `leading` on fold into one stride, so that no copy is needed.

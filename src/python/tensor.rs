@@ -2,6 +2,7 @@
 
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
+use pyo3::types::PyTuple;
 
 use crate::tensor::{DType, View};
 use crate::{Error, Result};
@@ -21,10 +22,18 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Tensor {
 
     fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
         // The last item keeps the memory alive while the caller's tuple is.
-        let (pointer, dtype, shape, strides, _owner): (_, PyBackedStr, _, _, Bound<'_, PyAny>) = object.extract()?;
+        let tuple = object.cast::<PyTuple>()?;
+        let dtype = tuple.get_borrowed_item(1)?.extract::<PyBackedStr>()?;
         let dtype = DType::from_name(&dtype).ok_or_else(|| dtype.to_string());
+        let pointer = tuple.get_borrowed_item(0)?.extract()?;
+        let (shape, strides) = (numbers(tuple.get_borrowed_item(2)?)?, numbers(tuple.get_borrowed_item(3)?)?);
         Ok(Self { pointer, dtype, shape, strides })
     }
+}
+
+/// A tuple of numbers: by way of the sequence protocol, small tensors would spend their time here.
+fn numbers<'py, T: for<'a> FromPyObject<'a, 'py, Error = PyErr>>(tuple: Borrowed<'_, 'py, PyAny>) -> PyResult<Vec<T>> {
+    tuple.cast::<PyTuple>()?.iter_borrowed().map(|number| number.extract()).collect()
 }
 
 impl Tensor {
@@ -72,39 +81,10 @@ impl Tensor {
         }
     }
 
-    /// Write the only element of a float32 or float64 scalar.
-    pub fn set_scalar(&self, value: f64) {
-        // SAFETY: as in `scalar`.
-        unsafe {
-            match self.dtype {
-                Ok(DType::Float64) => (self.pointer as *mut f64).write_unaligned(value),
-                _ => (self.pointer as *mut f32).write_unaligned(value as f32),
-            }
-        }
-    }
-
-    /// A contiguous float64 tensor as a slice.
-    pub fn doubles(&self) -> &[f64] {
-        assert_eq!(self.dtype, Ok(DType::Float64));
-        let len = self.shape.iter().product();
-        if len == 0 {
-            return &[];
-        }
-        // SAFETY: as in `view`; our Python code makes it contiguous.
-        unsafe { std::slice::from_raw_parts(self.pointer as *const f64, len) }
-    }
-
     /// Copy `values` into a contiguous int32 tensor of as many elements.
     pub fn set_labels(&self, values: &[i32]) {
         assert_eq!((&self.dtype, self.shape.iter().product()), (&Ok(DType::Int32), values.len()));
-        // SAFETY: as in `doubles`.
+        // SAFETY: as in `view`; our Python code makes it contiguous.
         unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), self.pointer as *mut i32, values.len()) }
-    }
-
-    /// Copy `values` into a contiguous float64 tensor of as many elements.
-    pub fn set_doubles(&self, values: &[f64]) {
-        assert_eq!((&self.dtype, self.shape.iter().product()), (&Ok(DType::Float64), values.len()));
-        // SAFETY: as in `doubles`.
-        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), self.pointer as *mut f64, values.len()) }
     }
 }
