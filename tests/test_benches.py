@@ -22,8 +22,10 @@ import peers
 import picture
 import report
 import sections
+import supervision
 import timing
 from inputs import Inputs
+from supervision import Scales
 from support import PROJECT
 from trials import Runner, Trial
 
@@ -60,7 +62,8 @@ def cross_entropy(loss: peers.Loss) -> Trial:
 def test_the_script_times_every_trial_and_writes_csv_and_picture(tmp_path: Path) -> None:
     table, bars = tmp_path / "table.csv", tmp_path / "bars.png"
     options = [option for contender in SLOW_OR_MISSING for option in ("--without", contender)]
-    for name in ("libraries", "small", "threads"):
+    names = ("libraries", "small", "threads", "multi-scale", "upsample")
+    for name in names:
         options += ["--section", name]
     done = subprocess.run(
         [
@@ -84,7 +87,7 @@ def test_the_script_times_every_trial_and_writes_csv_and_picture(tmp_path: Path)
     timed = {(row["section"], row["case"], row["contender"]) for row in rows}
     expected = {
         (name, trial.case, trial.contender)
-        for name in ("libraries", "small", "threads")
+        for name in names
         for trial in sections.section(name, Inputs(size=64)).trials
         if trial.contender not in SLOW_OR_MISSING
     }
@@ -152,6 +155,18 @@ def test_a_wrong_element_in_the_last_tile_is_found() -> None:
         inputs.check_gradient(gradient, truth[1], "wrong")
 
 
+def test_a_wrong_element_in_the_smallest_map_is_found() -> None:
+    scales = Scales(samples=1, size=64)
+    definition = supervision.multi_scale(5)["nearest"][0].definition
+    _, truth = scales.truth(definition)
+    gradients = [each.float() for each in truth]
+    assert [each.shape[-1] for each in gradients] == [64, 16, 8]
+    assert scales.check_gradient(tuple(gradients), truth, "right") < 1e-5
+    gradients[2][0, -1, -1, -1] += gradients[2].abs().max()
+    with pytest.raises(AssertionError, match="wrong, map 2: gradient off"):
+        scales.check_gradient(tuple(gradients), truth, "wrong")
+
+
 @pytest.mark.skipif(not memory.measurable(), reason="the system does not tell the peak of its memory")
 @pytest.mark.parametrize(
     ("case", "contender", "training", "no_grad"),
@@ -164,9 +179,9 @@ def test_a_wrong_element_in_the_last_tile_is_found() -> None:
     ],
 )
 def test_memory(case: str, contender: str, training: tuple[float, float] | None, no_grad: tuple[float, float]) -> None:
-    trials = sections.section("libraries", Inputs()).trials
-    trial = next(trial for trial in trials if (trial.case, trial.contender) == (case, contender))
-    extra = memory.in_fresh_process("libraries", trial, threads=2)
+    libraries = sections.section("libraries", Inputs())
+    trial = next(trial for trial in libraries.trials if (trial.case, trial.contender) == (case, contender))
+    extra = memory.in_fresh_process(libraries, trial, threads=2)
     assert no_grad[0] <= extra["forward"] <= no_grad[1]
     if training:
         assert training[0] <= extra["forward + backward"] <= training[1]
