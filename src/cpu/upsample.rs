@@ -455,3 +455,72 @@ impl<T: Element> Work<T> for Owe<'_, T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Noise from -1 to 1.
+    fn noise<T: Element>(len: usize, seed: u64) -> Vec<T> {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 40) as f64 / f64::from(1 << 23) - 1.0
+        };
+        (0..len).map(|_| T::from_f64(next())).collect()
+    }
+
+    /// Strips against the definition, and their transpose against them.
+    fn check<T: Element>(set: InstructionSet, axis: &Axis, tolerance: f64) {
+        let row: Vec<T> = noise(axis.small(), 1);
+        for x in (0..axis.full()).step_by(TILE) {
+            let strip = Strip::<T>::new(axis, x);
+            let mut from = row[strip.start..][..strip.small].to_vec();
+            from.push(from[strip.small - 1]);
+            from.resize(strip.small + 1 + MAX_LANES, T::from_f64(f64::NAN));
+            let mut to = vec![T::default(); strip.padded];
+            T::dispatch(set, Stretch { strip: &strip, from: &from, to: &mut to });
+            for (i, value) in to[..strip.len].iter().enumerate() {
+                let (first, share) = axis.taps[x + i];
+                let truth = (1.0 - share) * row[first].to_f64() + share * row[axis.second(x + i)].to_f64();
+                assert!(
+                    (value.to_f64() - truth).abs() <= tolerance,
+                    "column {}: {}, not {truth}",
+                    x + i,
+                    value.to_f64()
+                );
+            }
+            let gradient: Vec<T> = noise(strip.len, 2);
+            let mut folded = vec![T::default(); axis.small()];
+            T::dispatch(set, Fold { axis, strip: &strip, from: &gradient, to: &mut folded });
+            let product = |a: &[T], b: &[T]| a.iter().zip(b).map(|(a, b)| a.to_f64() * b.to_f64()).sum::<f64>();
+            let (one, other) = (product(&to[..strip.len], &gradient), product(&row, &folded));
+            assert!((one - other).abs() <= tolerance * strip.len as f64, "{one} and {other}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_instruction_set_stretches_and_folds(small in 1usize..700, full in 1usize..1200, corners: bool) {
+            let axis = Axis::new(small, full, corners);
+            for set in InstructionSet::available() {
+                check::<f32>(set, &axis, 1e-6);
+                check::<f64>(set, &axis, 1e-14);
+            }
+        }
+    }
+
+    #[test]
+    fn neighbouring_sizes() {
+        for size in [1, 2, 15, 16, 17, 511, 512, 513] {
+            for small in size.max(2) - 1..=size + 1 {
+                for corners in [false, true] {
+                    for set in InstructionSet::available() {
+                        check::<f32>(set, &Axis::new(small, size, corners), 1e-6);
+                    }
+                }
+            }
+        }
+    }
+}

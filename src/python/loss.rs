@@ -182,10 +182,10 @@ impl Operands<'_> {
     /// The problem on a target that is brought to the size of the logits.
     fn resized<R>(&self, input: View<'_>, mode: TargetMode, work: impl FnOnce(&Problem<'_>) -> Result<R>) -> Result<R> {
         let (to, target, from) = images(self.input, self.target)?;
-        let weighted = self.spec.spec.pixel.is_some() && self.weight.is_some();
-        // Of equal size, every mode is the label itself. (Weighted cross entropy of shares has another denominator.)
-        if to == from && !(mode == TargetMode::Area && weighted) {
-            return work(&self.problem(&self.spec.spec, input, Target::Index(target))?);
+        // Of equal size, every mode is the label itself.
+        if to == from {
+            let problem = self.problem(&self.spec.spec, input, Target::Index(target))?;
+            return work(&if mode == TargetMode::Area { problem.with_mean_over_pixels() } else { problem });
         }
         let (classes, ignore_index, threads) = (input.channels, self.spec.spec.ignore_index, self.threads);
         let counts = count_labels(target, classes, ignore_index, threads)?;
@@ -203,11 +203,13 @@ impl Operands<'_> {
         let dtype = compute_type(input.dtype());
         let (mut single, mut double) = (Vec::<f32>::new(), Vec::<f64>::new());
         let (pointer, mut valid) = if dtype == DType::Float64 {
-            double = resize.shares();
-            (double.as_mut_ptr().cast::<u8>(), resize.valid(&double))
+            let valid;
+            (double, valid) = resize.shares();
+            (double.as_mut_ptr().cast::<u8>(), valid)
         } else {
-            single = resize.shares();
-            (single.as_mut_ptr().cast::<u8>(), resize.valid(&single))
+            let valid;
+            (single, valid) = resize.shares();
+            (single.as_mut_ptr().cast::<u8>(), valid)
         };
         let shape = [input.samples, classes, pixels];
         let strides = [(classes * pixels) as isize, pixels as isize, 1];
