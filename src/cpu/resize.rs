@@ -34,7 +34,10 @@ impl Resize<'_> {
                 let columns: Vec<usize> = (0..width).map(|x| nearest(x, self.from[1], width)).collect();
                 self.rows(|_, sample, y| {
                     let start = nearest(y, self.from[0], self.to[0]) * self.from[1];
-                    columns.iter().map(|&x| self.label(sample, start + x)).collect::<Vec<_>>()
+                    // The type is matched once a row, not once a pixel.
+                    with_labels!(self.target, |L| {
+                        columns.iter().map(|&x| self.label::<L>(sample, start + x)).collect::<Vec<_>>()
+                    })
                 })
             }
             _ => self.rows(|windows, sample, y| {
@@ -114,20 +117,21 @@ impl Resize<'_> {
     /// The counts of a window, pixel by pixel.
     fn count(&self, counts: &mut [u32], sample: usize, rows: Range<usize>, columns: Range<usize>) {
         counts.fill(0);
-        for row in rows {
+        with_labels!(self.target, |L| for row in rows {
             for column in columns.clone() {
-                let label = self.label(sample, row * self.from[1] + column);
+                let label = self.label::<L>(sample, row * self.from[1] + column);
                 if label != IGNORED {
                     counts[label as usize] += 1;
                 }
             }
-        }
+        });
     }
 
-    fn label(&self, sample: usize, pixel: usize) -> i32 {
-        // SAFETY: sample and pixel lie in the view, whose dtype `with_labels` goes by.
-        let label = unsafe { with_labels!(self.target, |L| (*self.target.at::<L>(sample, 0, pixel)).to_i64()) };
-        if label == self.ignore_index { IGNORED } else { label as i32 }
+    /// A label, [`IGNORED`] if it is `ignore_index`; L is the type that `with_labels` gives.
+    fn label<L: Label>(&self, sample: usize, pixel: usize) -> i32 {
+        // SAFETY: sample and pixel lie in the view, whose labels are of this type.
+        let label = unsafe { self.target.at::<L>(sample, 0, pixel).read_unaligned() };
+        if label.to_i64() == self.ignore_index { IGNORED } else { label.to_i32() }
     }
 
     /// The class with the largest count; of several, the one with the fewest pixels in the batch, then the last.

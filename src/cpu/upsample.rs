@@ -55,6 +55,7 @@ impl Axis {
     }
 
     /// The second tap of a full-size index.
+    #[inline(always)]
     fn second(&self, i: usize) -> usize {
         (self.taps[i].0 + 1).min(self.small() - 1)
     }

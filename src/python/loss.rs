@@ -143,6 +143,8 @@ struct Operands<'a> {
     weight: Option<&'a [f64]>,
     dice_weight: Option<&'a [f64]>,
     threads: usize,
+    /// Whether the forward pass has checked the labels.
+    checked: bool,
 }
 
 const INDEX_DTYPES: &str = "uint8, int16, int32 or int64 class indices";
@@ -188,7 +190,12 @@ impl Operands<'_> {
             return work(&if mode == TargetMode::Area { problem.with_mean_over_pixels() } else { problem });
         }
         let (classes, ignore_index, threads) = (input.channels, self.spec.spec.ignore_index, self.threads);
-        let counts = count_labels(target, classes, ignore_index, threads)?;
+        // Only ties need the numbers themselves.
+        let counts = if self.checked && mode != TargetMode::Majority {
+            vec![0; classes]
+        } else {
+            count_labels(target, classes, ignore_index, threads)?
+        };
         let resize = Resize { target, from, to, ignore_index, counts: &counts, threads };
         let spec = &self.spec.resized;
         let [height, width] = to;
@@ -308,7 +315,7 @@ pub fn loss_forward(
 ) -> PyResult<()> {
     py.detach(|| {
         let (weight, dice_weight) = (weight.as_deref(), dice_weight.as_deref());
-        let operands = Operands { spec, input: &input, target: &target, weight, dice_weight, threads };
+        let operands = Operands { spec, input: &input, target: &target, weight, dice_weight, threads, checked: false };
         let done = operands.solve(|problem| {
             let result = match &gradient {
                 Some(gradient) => problem.reduce_with_gradient(gradient.view("gradient", "a floating dtype", true)?),
@@ -341,7 +348,7 @@ pub fn loss_backward(
 ) -> PyResult<()> {
     py.detach(|| {
         let (weight, dice_weight) = (weight.as_deref(), dice_weight.as_deref());
-        let operands = Operands { spec, input: &input, target: &target, weight, dice_weight, threads };
+        let operands = Operands { spec, input: &input, target: &target, weight, dice_weight, threads, checked: true };
         Ok(operands.solve(|problem| {
             let destination = gradient.view("gradient", "a floating dtype", true)?;
             if spec.spec.is_scalar() {
