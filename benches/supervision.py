@@ -100,7 +100,7 @@ def _composed(loss: Callable[[Tensor, Tensor], Tensor], matching: Matching, weig
 
 
 def multi_scale(classes: int) -> dict[str, list[Peer]]:
-    """By target mode. With "area", whose labels are shares of classes, cross entropy has the place of the focal loss."""
+    """By target mode. With "area", whose labels are shares of classes, cross entropy takes the place of focal."""
     weight = course.class_weights(classes)
 
     def focal(logits: Tensor, target: Tensor) -> Tensor:

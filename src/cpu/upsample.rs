@@ -384,6 +384,8 @@ impl<T: Element> Work<T> for Fold<'_, T> {
             let first = axis.taps[at].0;
             let stop = axis.starts[first + 1].min(end);
             let (mut a, mut b) = (T::default(), T::default());
+            // A plain index loop: iterator adapters are not always inlined into a function of another instruction set.
+            #[allow(clippy::needless_range_loop)]
             for i in at - strip.x..stop - strip.x {
                 let (g, share) = (from[i], strip.share[i]);
                 a = a + (one - share) * g;
