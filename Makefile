@@ -38,18 +38,19 @@ lint: setup ## formats, lints and types, all as errors
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	cargo clippy --all-targets --features python -- -D warnings
-	$(BIN)/ruff format --check python tests benches notebooks/docstrings.py
-	$(BIN)/ruff check python tests benches notebooks/docstrings.py
+	$(BIN)/ruff format --check python tests benches notebooks/*.py
+	$(BIN)/ruff check python tests benches notebooks/*.py
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest rarepixel._core
 
 format: setup
 	cargo fmt
-	$(BIN)/ruff format python tests benches notebooks/docstrings.py
-	$(BIN)/ruff check --fix python tests benches notebooks/docstrings.py
+	$(BIN)/ruff format python tests benches notebooks/*.py
+	$(BIN)/ruff check --fix python tests benches notebooks/*.py
 
-bench: setup $(VENV)/.peers ## ours against torch and its peers: a table, a CSV and a picture in benches/results
-	$(BIN)/python benches/losses.py --picture benches/results/losses.png
+bench: setup $(VENV)/.peers ## ours against torch and its peers: a CSV in benches/results, and from it the README's tables and picture
+	$(BIN)/python benches/losses.py
+	$(BIN)/python benches/readme.py
 
 bench-rust: ## the Rust core alone, by instruction set and dtype
 	cargo bench --bench core
@@ -68,8 +69,8 @@ bench-gpu: setup ## ours against torch on the GPU at hand; a CSV in benches/resu
 docs: setup ## the pages, in site/; warnings are errors, and it needs no network
 	$(BIN)/mkdocs build --strict --config-file notebooks/mkdocs.yml
 
-notebooks: setup ## run the notebooks again and keep their outputs
-	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+notebooks: setup ## run the notebooks again and keep their outputs; notebooks/run.py --measure takes new times too
+	$(BIN)/python notebooks/run.py
 
 setup: $(VENV)/.extension
 

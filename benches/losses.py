@@ -102,7 +102,7 @@ def main(
         typer.Option("--quick", help="Small batches, few rounds, no memory: whether it works, not how fast it is."),
     ] = False,
     output: Annotated[
-        Path | None, typer.Option(help="The CSV; default: benches/results/<date>-<cpu>.csv, or none when quick.")
+        Path | None, typer.Option(help="The CSV; default: benches/results/<date>-<cpu>-losses.csv, or none when quick.")
     ] = None,
     picture_file: Annotated[
         Path | None, typer.Option("--picture", help="Bars of the libraries, as PNG or SVG.")
@@ -132,7 +132,7 @@ def main(
         report.write_csv(measurements, path)
         console.print(f"written: {path}")
     if picture_file:
-        picture.draw(measurements, picture_file)
+        picture.draw(measurements, machine.cpu(), picture_file)
         console.print(f"written: {picture_file}")
 
 

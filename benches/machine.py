@@ -59,6 +59,6 @@ def facts() -> dict[str, str]:
 
 
 def file_name() -> str:
-    """<date>-<cpu>.csv"""
+    """<date>-<cpu>-losses.csv: other benches write other tables into the same folder."""
     name = re.sub(r"\((r|tm|c)\)|@.*", "", cpu().lower())
-    return f"{datetime.date.today().isoformat()}-{re.sub(r'[^a-z0-9]+', '-', name).strip('-')}.csv"
+    return f"{datetime.date.today().isoformat()}-{re.sub(r'[^a-z0-9]+', '-', name).strip('-')}-losses.csv"

@@ -12,7 +12,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-import machine
 from report import Measurement
 from sections import TRAINING
 
@@ -28,8 +27,8 @@ COLOURS = {
 }
 
 
-def draw(measurements: Sequence[Measurement], path: Path) -> None:
-    """Write the picture; its format goes by the ending of the name."""
+def draw(measurements: Sequence[Measurement], cpu: str, path: Path) -> None:
+    """Write the picture; its format goes by the ending of the name. An SVG has the same bytes each time."""
     found = [one for one in measurements if one.section == "libraries" and one.pass_ == TRAINING]
     if not found:
         raise ValueError('picture: needs the measurements of section "libraries"')
@@ -44,10 +43,11 @@ def draw(measurements: Sequence[Measurement], path: Path) -> None:
         ax.set_ylabel(label)
     one = found[0]
     batch = f"logits ({one.shape.replace(' x ', ', ')}) {one.dtype}"
-    axes[0, 0].set_title(f"Forward + backward, {batch}, {one.threads} threads, {machine.cpu()}", fontsize=10)
+    axes[0, 0].set_title(f"Forward + backward, {batch}, {one.threads} threads, {cpu}", fontsize=10)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    figure.savefig(path, dpi=150)
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "rarepixel"}):
+        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
     plt.close(figure)
 
 
@@ -67,6 +67,8 @@ def _bars(axes: Axes, values: dict[tuple[str, str], float], label: str) -> None:
         axes.bar_label(bars, fmt=label, fontsize=7, padding=1)
     axes.set_xticks(range(len(cases)), cases)
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
     axes.margins(x=0.01, y=0.12)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", which="major", alpha=0.3)

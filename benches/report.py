@@ -125,3 +125,23 @@ def write_csv(measurements: Iterable[Measurement], path: Path) -> None:
         for one in measurements:
             values = dataclasses.astuple(one)
             writer.writerow([f"{x:.6g}" if isinstance(x, float) else x for x in values] + list(facts.values()))
+
+
+def read_csv(path: Path) -> tuple[list[Measurement], dict[str, str]]:
+    """What `write_csv` wrote: the measurements, and the facts of the machine."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        raise ValueError(f"{path}: got no row, expected some of benches/losses.py")
+    columns = {field.name: field.name.removesuffix("_") for field in dataclasses.fields(Measurement)}
+    missing = sorted(set(columns.values()) - set(rows[0]))
+    if missing:
+        raise ValueError(f"{path}: got no column {', '.join(missing)}, expected a table of benches/losses.py")
+    convert = {"str": str, "int": int, "float": float, "float | None": lambda text: float(text) if text else None}
+    measurements = [
+        Measurement(
+            **{field.name: convert[field.type](row[columns[field.name]]) for field in dataclasses.fields(Measurement)}
+        )
+        for row in rows
+    ]
+    return measurements, {name: text for name, text in rows[0].items() if name not in columns.values()}

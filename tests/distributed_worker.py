@@ -102,6 +102,7 @@ def main() -> None:
             work(rank, ranks)
     else:
         work(rank, ranks)
+    dist.barrier()  # rank 0 holds the store, which the others need to the end
     dist.destroy_process_group()
 
 

@@ -100,6 +100,9 @@ def test_the_script_times_every_trial_and_writes_csv_and_picture(tmp_path: Path)
             assert float(row["gradient_error"]) < 1e-4
         assert "torch" in row["versions"]
     assert bars.stat().st_size > 10_000
+    measurements, facts = report.read_csv(table)
+    assert [one.p50_ms for one in measurements] == [float(row["p50_ms"]) for row in rows]
+    assert facts["cpu"] == rows[0]["cpu"]
 
 
 @pytest.mark.parametrize("name", sections.NAMES)
@@ -247,4 +250,4 @@ def test_a_picture_needs_the_libraries(tmp_path: Path) -> None:
         gradient_error=None,
     )
     with pytest.raises(ValueError, match="libraries"):
-        picture.draw([one], tmp_path / "bars.png")
+        picture.draw([one], "a processor", tmp_path / "bars.png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import inspect
 import os
 import re
@@ -97,6 +98,21 @@ class TestMonai:
         logits, target = batch()
         theirs = losses.DiceCELoss(to_onehot_y=True, softmax=True, batch=True)(logits, target[:, None])
         same(rp.dice_loss(logits, target, smooth=1e-5, average="macro") + rp.cross_entropy(logits, target), theirs)
+
+    def test_focal_with_ignore_index_divides_by_valid_pixels(self, losses) -> None:
+        logits, target = batch()
+        loss = losses.FocalLoss(to_onehot_y=True, use_softmax=True, weight=WEIGHT, ignore_index=255)
+        for labels in (target, with_ignored(target)[0]):
+            same(rp.focal_loss(logits, labels, alpha=WEIGHT, ignore_index=255), loss(logits, labels[:, None]))
+
+    def test_dice_and_tversky_ignore_alike(self, losses) -> None:
+        logits, target = batch()
+        target, _ = with_ignored(target)
+        options = {"to_onehot_y": True, "softmax": True, "batch": True, "ignore_index": 255}
+        theirs = losses.DiceLoss(**options)(logits, target[:, None])
+        same(rp.dice_loss(logits, target, smooth=1e-5, average="macro", ignore_index=255), theirs)
+        theirs = losses.TverskyLoss(**options, alpha=0.3, beta=0.7)(logits, target[:, None])
+        same(rp.tversky_loss(logits, target, 0.3, 0.7, smooth=1e-5, ignore_index=255), theirs)
 
     def test_dice_focal_has_a_sigmoid_for_each_class(self, losses) -> None:
         logits, target = batch()
@@ -247,15 +263,67 @@ def test_python_of_a_page_runs(page: Path) -> None:
 
 PUBLIC = [
     (module.__name__, name)
-    for module in (rp.functional, rp.numpy, rp.xbd, rp.metrics, rp.plot, rp)
+    for module in (rp.functional, rp.numpy, rp.xbd, rp.metrics, rp.plot, rp.reference, rp)
     for name in module.__all__
     if inspect.isroutine(getattr(module, name)) or inspect.isclass(getattr(module, name))
 ]
+LOSSES = [*rp.functional.__all__, "multi_scale_loss"]
+# What functions of rarepixel.xbd give; their examples show it.
+RECORDS = {"Feature", "Index", "Label", "Problem", "Statistics", "Tile", "TileFiles"}
+
+
+def documentation(module: str, name: str) -> str:
+    return inspect.getdoc(getattr(sys.modules[module], name)) or ""
 
 
 @pytest.mark.parametrize(("module", "name"), PUBLIC)
-def test_public_names_are_documented(module: str, name: str) -> None:
-    assert inspect.getdoc(getattr(sys.modules[module], name)), f"{module}.{name} has no docstring"
+def test_public_names_have_a_docstring_with_an_example(module: str, name: str) -> None:
+    """pytest runs the examples (--doctest-modules), but for those of names from Rust, which it does not find."""
+    text = documentation(module, name)
+    assert text, f"{module}.{name} has no docstring"
+    if name not in RECORDS:
+        assert ">>> " in text, f"{module}.{name} has no example"
+    if inspect.isbuiltin(getattr(sys.modules[module], name)):
+        test = doctest.DocTestParser().get_doctest(text, {}, name, None, None)
+        assert doctest.DocTestRunner().run(test) == (0, len(test.examples))
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [entry for entry in PUBLIC if inspect.isclass(getattr(sys.modules[entry[0]], entry[1]))]
+)
+def test_public_methods_are_documented(module: str, name: str) -> None:
+    members = vars(getattr(sys.modules[module], name))
+    named = [member for member in members if not member.startswith("_") and inspect.isroutine(members[member])]
+    missing = [member for member in named if member != "extra_repr" and not inspect.getdoc(members[member])]
+    assert not missing
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_say_formula_shapes_errors_and_source(name: str) -> None:
+    text = documentation("rarepixel", name)
+    assert re.search(r"::\n\n {4}.* = |::\n\n {4}.*:  ", text), "no formula"
+    for section in ("Args:\n", "Returns:\n", "Raises:\n", "Example:\n", "Source: "):
+        assert f"\n{section}" in text, f"no {section}"
+    arguments = text.split("Args:\n")[1].split("Returns:\n")[0]
+    assert "(N, " in arguments, "no shapes"
+    documented = re.findall(r"^ {4}(\w+): ", arguments, re.MULTILINE)
+    of_the_module = {"upsample", "align_corners", "sync"}.difference(documented)
+    assert documented == [
+        argument for argument in inspect.signature(getattr(rp, name)).parameters if argument not in of_the_module
+    ]
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "loss"),
+    [
+        *(("rarepixel.numpy", name, name) for name in rp.numpy.__all__),
+        *(("rarepixel.reference", name, name) for name in rp.reference.__all__ if name != "matched"),
+        *(("rarepixel", "".join(map(str.title, name.split("_"))), name) for name in LOSSES if name.endswith("loss")),
+        ("rarepixel", "CrossEntropyLoss", "cross_entropy"),
+    ],
+)
+def test_other_forms_of_a_loss_lead_to_its_definition(module: str, name: str, loss: str) -> None:
+    assert f":func:`rarepixel.{loss}`" in documentation(module, name)
 
 
 def test_the_pages_build_without_a_warning(tmp_path: Path) -> None:

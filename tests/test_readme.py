@@ -1,8 +1,13 @@
-"""Every Python block of the README runs, in order, in one namespace; its diff applies to code that runs."""
+"""Every code block of the README runs, its diff changes no number, and its figures are those of the kept results."""
 
 from __future__ import annotations
 
+import csv
 import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -21,15 +26,57 @@ def test_every_python_block_runs(tmp_path, monkeypatch) -> None:
         exec(compile(block, f"README.md, Python block {number}", "exec"), namespace)
 
 
-def test_the_swap_runs() -> None:
-    """The lines that the diff adds or keeps, as a script."""
+def my_losses(torch: ModuleType) -> ModuleType:
+    """The module that the diff's script imports: the few lines that most projects carry."""
+    F = torch.nn.functional  # noqa: N806
+    module = ModuleType("my_losses")
+
+    class FocalLoss:
+        def __init__(self, alpha, gamma) -> None:
+            self.alpha, self.gamma = alpha, gamma
+
+        def __call__(self, logits, mask):
+            ce = F.cross_entropy(logits, mask, self.alpha, reduction="none")
+            return ((1 - torch.exp(-ce)) ** self.gamma * ce).mean()
+
+    class DiceLoss:
+        def __init__(self, smooth) -> None:
+            self.smooth = smooth
+
+        def __call__(self, logits, mask):
+            p, y = logits.softmax(1), F.one_hot(mask, logits.shape[1]).movedim(-1, 1)
+            return 1 - (2 * (p * y).sum() + self.smooth) / (p.sum() + y.sum() + self.smooth)
+
+    module.FocalLoss, module.DiceLoss = FocalLoss, DiceLoss
+    return module
+
+
+def test_the_swap_changes_four_lines_and_no_number(monkeypatch) -> None:
+    """The script before and after the diff: losses and gradients."""
     torch = pytest.importorskip("torch")
-    diffs = [block for language, block in BLOCKS if language == "diff"]
-    assert diffs
-    for number, diff in enumerate(diffs, start=1):
-        after = "\n".join(line[1:] for line in diff.splitlines() if not line.startswith("-"))
+    monkeypatch.setitem(sys.modules, "my_losses", my_losses(torch))
+    (diff,) = (block for language, block in BLOCKS if language == "diff")
+    assert sum(line.startswith(("-", "+")) for line in diff.splitlines()) == 4
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.randint(5, (2, 32, 32), generator=generator)
+    results = []
+    for left_out in ("+", "-"):
+        script = "\n".join(line[1:] for line in diff.splitlines() if not line.startswith(left_out))
         namespace: dict[str, object] = {"class_weights": torch.tensor([1.0, 5.0, 20.0, 20.0, 20.0])}
-        exec(compile(after, f"README.md, diff {number}", "exec"), namespace)
+        exec(compile(script, f"README.md, diff without {left_out}", "exec"), namespace)
+        logits = torch.randn(2, 5, 32, 32, generator=generator.manual_seed(1)).requires_grad_()
+        losses = [namespace[name](logits, mask) for name in ("focal_fn", "dice_fn")]
+        results.append([*losses, *(torch.autograd.grad(loss, logits)[0] for loss in losses)])
+    for before, after in zip(*results, strict=True):
+        torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-8)
+
+
+def test_shell_blocks_are_make_targets() -> None:
+    """CI runs them; here every line is one that the Makefile knows. No other language is left out."""
+    assert {language for language, _ in BLOCKS} == {"python", "diff", "sh"}
+    lines = [line for language, block in BLOCKS if language == "sh" for line in block.splitlines()]
+    assert lines
+    assert all(re.match(r"make [\w-]+ +#", line) for line in lines)
 
 
 def test_make_targets_exist() -> None:
@@ -38,3 +85,124 @@ def test_make_targets_exist() -> None:
     named = set(re.findall(r"(?:`|^)make ([\w-]+)", README, flags=re.MULTILINE))
     assert named
     assert named <= targets
+
+
+def test_pictures_and_links_are_there() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (PROJECT / target).exists(), target
+
+
+class TestFigures:
+    @pytest.fixture
+    def readme(self):
+        pytest.importorskip("torch")
+        import readme
+
+        return readme
+
+    @pytest.fixture
+    def results(self, readme, tmp_path: Path) -> Path:
+        """Made-up measurements, as benches/losses.py writes them."""
+        import report
+
+        one = report.Measurement(
+            section="libraries",
+            case="Dice",
+            contender="rarepixel",
+            pass_="forward + backward",
+            shape="4 x 5 x 512 x 512",
+            dtype="float32",
+            target_dtype="int64",
+            layout="contiguous",
+            threads=2,
+            rounds=30,
+            p20_ms=3.0,
+            p50_ms=4.0,
+            p80_ms=5.0,
+            relative=1.0,
+            extra_memory=1.002,
+            loss_error=2.4e-8,
+            gradient_error=1.6e-7,
+        )
+        forward = {"pass_": "forward", "p50_ms": 0.456, "extra_memory": -0.001}
+        kornia = {"contender": "kornia", "p50_ms": 34.26, "relative": 8.565, "extra_memory": 5.12}
+        measurements = [
+            one,
+            replace(one, **forward),
+            replace(one, **kornia),
+            replace(one, **(kornia | {"pass_": "forward", "p50_ms": 10.0, "relative": 21.9})),
+            replace(one, case="focal", p50_ms=3.0),
+            replace(one, case="focal", **forward),
+            replace(one, case="copy of the logits", contender="torch", pass_="forward"),
+            replace(one, section="metrics", case="confusion matrix", **forward),
+            replace(one, section="types", p50_ms=1000.0),
+        ]
+        path = tmp_path / "2026-01-01-a-processor-losses.csv"
+        report.write_csv(measurements, path)
+        return path
+
+    def test_they_are_those_of_the_newest_results(self, readme) -> None:
+        newest = readme.newest()
+        assert readme.filled(README, newest) == README, "python benches/readme.py"
+        assert (readme.PENDING in README) == (newest is None)
+        if newest is not None:
+            assert self.left_out(newest, readme.PICTURE) == [], "python benches/readme.py"
+
+    @staticmethod
+    def left_out(results: Path, picture: Path) -> list[str]:
+        """The machine and the times of a CSV that its picture, an SVG, does not show."""
+        import report
+
+        measurements, facts = report.read_csv(results)
+        bars = [one for one in measurements if (one.section, one.pass_) == ("libraries", "forward + backward")]
+        shown = picture.read_text()
+        return [text for text in (facts["cpu"], *(f"{one.p50_ms:.3g}" for one in bars)) if text not in shown]
+
+    def test_tables_are_made_from_the_csv(self, readme, results: Path) -> None:
+        text = readme.filled(README, results)
+        assert readme.PENDING not in text
+        rows = [line for line in text.splitlines() if line.startswith(("| rarepixel |", "| kornia |"))]
+        assert rows == [
+            "| rarepixel | 4.0 | 3.0 |",
+            "| kornia | 34.3 (8.6 x) | – |",
+            "| rarepixel | 0.46 | 0.46 | 0.46 |",
+            "| kornia | 10.0 (21.9 x) | – | – |",
+            "| rarepixel | 1.0 / 0.0 | 1.0 / 0.0 | – / 0.0 |",
+            "| kornia | 5.1 / 5.1 | – | – |",
+            "| rarepixel | 2e-08 / 2e-07 | 2e-08 / 2e-07 |",
+            "| kornia | 2e-08 / 2e-07 | – |",
+        ]
+        with results.open(newline="") as file:
+            facts = next(csv.DictReader(file))
+        for fact in ("cpu", "cpu_count", "commit", "date", "python"):
+            assert facts[fact] in text
+        assert "(4, 5, 512, 512) float32 and int64 labels, 2 threads" in text
+        assert readme.filled(text, results) == text
+
+    def test_what_is_not_between_markers_is_kept(self, readme, results: Path) -> None:
+        for path in (results, None):
+            outside = re.compile(r"(<!-- bench: \w+ -->).*?<!-- end -->", re.DOTALL)
+            assert outside.sub(r"\1", readme.filled(README, path)) == outside.sub(r"\1", README)
+
+    def test_lost_markers_and_other_tables_are_errors(self, readme, results: Path) -> None:
+        with pytest.raises(ValueError, match=r"bench: libraries.*got 0"):
+            readme.filled(README.replace("<!-- bench: libraries -->", ""), results)
+        with pytest.raises(ValueError, match=r"loader\.csv: got no column"):
+            readme.filled(README, next((PROJECT / "benches" / "results").glob("*-loader.csv")))
+        lines = results.read_text().splitlines(keepends=True)
+        results.write_text("".join(line for line in lines if "confusion matrix" not in line))
+        with pytest.raises(ValueError, match="expected the sections libraries and metrics"):
+            readme.filled(README, results)
+
+    def test_the_picture_has_the_same_bytes_each_time(self, readme, results: Path, tmp_path: Path) -> None:
+        import picture
+        import report
+
+        measurements, facts = report.read_csv(results)
+        first, second = tmp_path / "first.svg", tmp_path / "second.svg"
+        for path in (first, second):
+            picture.draw(measurements, facts["cpu"], path)
+        assert first.read_bytes() == second.read_bytes()
+        assert self.left_out(results, first) == []
+        first.write_text(first.read_text().replace("34.3", "3.43"))
+        assert self.left_out(results, first) == ["34.3"]

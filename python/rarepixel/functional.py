@@ -65,6 +65,11 @@ def cross_entropy(
     Returns:
         A scalar, or (N, \\*spatial) with ``reduction="none"``.
 
+    Raises:
+        TypeError: for something that is not a tensor, or a dtype that is not among those above.
+        ValueError: for shapes or devices that do not fit, weights or options out of range, or a label outside [0, C);
+            on CUDA such a label gives a nan loss instead, unless ``RAREPIXEL_DEBUG=1`` is set.
+
     Example:
         >>> import torch, rarepixel as rp
         >>> p = torch.tensor([[0.5, 0.3, 0.2]])
@@ -115,6 +120,11 @@ def focal_loss(
 
     Returns:
         A scalar, or (N, \\*spatial) with ``reduction="none"``.
+
+    Raises:
+        TypeError: for something that is not a tensor, or a dtype that is not among those above.
+        ValueError: for shapes or devices that do not fit, alpha or options out of range, or a label outside [0, C);
+            on CUDA such a label gives a nan loss instead, unless ``RAREPIXEL_DEBUG=1`` is set.
 
     Example:
         >>> import torch, rarepixel as rp
@@ -171,6 +181,11 @@ def dice_loss(
 
     Returns:
         A scalar.
+
+    Raises:
+        TypeError: for something that is not a tensor, or a dtype that is not among those above.
+        ValueError: for shapes or devices that do not fit, weights or options out of range, or a label outside [0, C);
+            on CUDA such a label gives a nan loss instead, unless ``RAREPIXEL_DEBUG=1`` is set.
 
     Example:
         >>> import torch, rarepixel as rp
@@ -232,6 +247,11 @@ def dice_focal_loss(
     Returns:
         A scalar.
 
+    Raises:
+        TypeError: for something that is not a tensor, or a dtype that is not among those above.
+        ValueError: for shapes or devices that do not fit, weights or options out of range, or a label outside [0, C);
+            on CUDA such a label gives a nan loss instead, unless ``RAREPIXEL_DEBUG=1`` is set.
+
     Example:
         >>> import torch, rarepixel as rp
         >>> logits, target = torch.randn(2, 5, 8, 8), torch.randint(5, (2, 8, 8))
@@ -285,8 +305,8 @@ def tversky_loss(
         input: logits, (N, C, \\*spatial).
         target: class indices, (N, \\*spatial), or one-hot or soft shares, (N, C, \\*spatial), as in :func:`dice_loss`.
         alpha: the weight of false positives, at least 0.
-        beta: the weight of false negatives, at least 0. With 0 take a ``smooth`` above 0: else a class that is predicted
-            almost nowhere has a derivative without bound.
+        beta: the weight of false negatives, at least 0. With 0 take a ``smooth`` above 0: else a class
+            that is predicted almost nowhere has a derivative without bound.
         smooth: added to numerator and denominator; at least 0. 0 / 0 counts as a perfect match.
         average: ``"macro"``: the mean of the loss of each class; ``"micro"``: one loss of the sums over all classes.
         per_sample: as in :func:`dice_loss`.
@@ -297,6 +317,11 @@ def tversky_loss(
 
     Returns:
         A scalar.
+
+    Raises:
+        TypeError: for something that is not a tensor, or a dtype that is not among those above.
+        ValueError: for shapes or devices that do not fit, weights or options out of range, or a label outside [0, C);
+            on CUDA such a label gives a nan loss instead, unless ``RAREPIXEL_DEBUG=1`` is set.
 
     Example:
         >>> import torch, rarepixel as rp

@@ -233,6 +233,15 @@ class XView2Score:
 
     F1 is 2 TP / (2 TP + FP + FN), and 0 without a true positive. A class that is not in the target therefore pulls
     the harmonic mean to almost 0: score whole sets, not single tiles.
+
+    Example:
+        >>> import numpy as np
+        >>> import rarepixel as rp
+        >>> matrix = rp.metrics.ConfusionMatrix(num_classes=5)
+        >>> matrix.update(np.array([[0, 1, 2, 3, 4, 4]]), np.array([[0, 1, 2, 3, 4, 0]]))
+        >>> score = rp.metrics.XView2Score.from_confusion_matrix(matrix)
+        >>> round(score.score, 4), [round(f1, 4) for f1 in score.class_f1]
+        (0.9667, [1.0, 1.0, 1.0, 1.0])
     """
 
     score: float

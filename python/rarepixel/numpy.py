@@ -102,7 +102,16 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> tuple[float | Array, Array]:
-    """Weighted cross entropy and its gradient: see :func:`rarepixel.cross_entropy`."""
+    """Weighted cross entropy and its gradient: see :func:`rarepixel.cross_entropy`.
+
+    Example:
+        >>> import numpy as np
+        >>> import rarepixel.numpy as rpn
+        >>> logits = np.log([[0.5, 0.3, 0.2]])
+        >>> loss, gradient = rpn.cross_entropy(logits, np.array([2]), reduction="sum")
+        >>> round(loss, 4), gradient.round(2).tolist()
+        (1.6094, [[0.5, 0.3, -0.8]])
+    """
     chosen = options.cross_entropy(ignore_index, reduction, label_smoothing)
     return _loss(input, target, chosen, weight, None, ("weight", "dice_weight"))
 
@@ -116,7 +125,16 @@ def focal_loss(
     reduction: str = "mean",
     pt: str = "softmax",
 ) -> tuple[float | Array, Array]:
-    """Focal loss and its gradient: see :func:`rarepixel.focal_loss`."""
+    """Focal loss and its gradient: see :func:`rarepixel.focal_loss`.
+
+    Example:
+        >>> import numpy as np
+        >>> import rarepixel.numpy as rpn
+        >>> logits = np.log([[0.95, 0.05], [0.1, 0.9]])
+        >>> losses, gradients = rpn.focal_loss(logits, np.array([0, 0]), reduction="none")
+        >>> losses.round(5).tolist(), gradients.shape
+        ([0.00013, 1.86509], (2, 2))
+    """
     chosen = options.focal_loss(gamma, ignore_index, reduction, pt)
     return _loss(input, target, chosen, alpha, None, ("alpha", "dice_weight"))
 
@@ -132,7 +150,16 @@ def dice_loss(
     weight: Weight = None,
     ignore_index: int = -100,
 ) -> tuple[float | Array, Array]:
-    """Dice loss and its gradient: see :func:`rarepixel.dice_loss`."""
+    """Dice loss and its gradient: see :func:`rarepixel.dice_loss`.
+
+    Example:
+        >>> import numpy as np
+        >>> import rarepixel.numpy as rpn
+        >>> logits = np.array([[[4.0, 4.0, -4.0, -4.0], [-4.0, -4.0, 4.0, 4.0]]])
+        >>> loss, gradient = rpn.dice_loss(logits, np.array([[0, 0, 0, 1]]), average="macro")
+        >>> round(loss, 4), gradient.shape
+        (0.2668, (1, 2, 4))
+    """
     chosen = options.dice_loss(smooth, average, per_sample, include_background, absent, ignore_index)
     return _loss(input, target, chosen, None, weight, ("alpha", "weight"))
 
@@ -154,7 +181,16 @@ def dice_focal_loss(
     lambda_focal: float = 1.0,
     lambda_dice: float = 1.0,
 ) -> tuple[float | Array, Array]:
-    """Focal + Dice and its gradient: see :func:`rarepixel.dice_focal_loss`."""
+    """Focal + Dice and its gradient: see :func:`rarepixel.dice_focal_loss`.
+
+    Example:
+        >>> import numpy as np
+        >>> import rarepixel.numpy as rpn
+        >>> logits = np.array([[[4.0, 4.0, -4.0, -4.0], [-4.0, -4.0, 4.0, 4.0]]])
+        >>> loss, gradient = rpn.dice_focal_loss(logits, np.array([[0, 0, 0, 1]]))
+        >>> round(loss, 4), gradient.shape
+        (2.2489, (1, 2, 4))
+    """
     focal = options.focal_loss(gamma, ignore_index, reduction, pt)
     dice = options.dice_loss(smooth, average, per_sample, include_background, absent, ignore_index)
     chosen = options.combined(focal, dice, lambda_focal, lambda_dice)
@@ -174,6 +210,16 @@ def tversky_loss(
     weight: Weight = None,
     ignore_index: int = -100,
 ) -> tuple[float | Array, Array]:
-    """Tversky loss and its gradient: see :func:`rarepixel.tversky_loss`."""
+    """Tversky loss and its gradient: see :func:`rarepixel.tversky_loss`.
+
+    Example:
+        >>> import numpy as np
+        >>> import rarepixel.numpy as rpn
+        >>> logits = np.array([[[4.0, 4.0, -4.0, -4.0], [-4.0, -4.0, 4.0, 4.0]]])
+        >>> missed = np.array([[0, 1, 1, 1]])
+        >>> loss, gradient = rpn.tversky_loss(logits, missed, alpha=0.3, beta=0.7, include_background=False)
+        >>> round(loss, 4), gradient.shape
+        (0.2594, (1, 2, 4))
+    """
     chosen = options.tversky_loss(alpha, beta, smooth, average, per_sample, include_background, absent, ignore_index)
     return _loss(input, target, chosen, None, weight, ("alpha", "weight"))

@@ -22,6 +22,16 @@ def matched(
 
     "nearest" and "majority" give labels of the size of the logits, "area" shares of classes (0 for all where a window
     has no valid pixel), "upsample_logits" logits of the size of the target.
+
+    Example:
+        >>> import torch
+        >>> from rarepixel import reference
+        >>> target = torch.zeros(1, 4, 4, dtype=torch.long)
+        >>> target[0, :3, :3] = 1
+        >>> reference.matched(torch.zeros(1, 2, 2, 2), target, "majority")[1].tolist()
+        [[[1, 0], [0, 0]]]
+        >>> reference.matched(torch.zeros(1, 2, 2, 2), target, "area")[1][0, 1].tolist()
+        [[1.0, 0.5], [0.5, 0.25]]
     """
     if target_mode == "exact":
         return input, target
@@ -75,6 +85,13 @@ def cross_entropy(
     """Weighted cross entropy: see :func:`rarepixel.cross_entropy`.
 
     Also of shares of classes, (N, C, *spatial), over the pixels that are `valid`, as ``target_mode="area"`` has it.
+
+    Example:
+        >>> import torch
+        >>> from rarepixel import reference
+        >>> p, weight = torch.tensor([[0.5, 0.3, 0.2]]), torch.tensor([1.0, 1.0, 20.0])
+        >>> reference.cross_entropy(p.log(), torch.tensor([2]), weight, reduction="none")
+        tensor([32.1888])
     """
     weight = torch.ones(input.shape[1]) if weight is None else weight
     weight = weight.to(_in_full(input))
@@ -109,7 +126,15 @@ def focal_loss(
     reduction: str = "mean",
     pt: str = "softmax",
 ) -> Tensor:
-    """Focal loss: see :func:`rarepixel.focal_loss`."""
+    """Focal loss: see :func:`rarepixel.focal_loss`.
+
+    Example:
+        >>> import torch
+        >>> from rarepixel import reference
+        >>> p = torch.tensor([[0.95, 0.05], [0.1, 0.9]])
+        >>> reference.focal_loss(p.log(), torch.tensor([0, 0]), reduction="none")
+        tensor([1.2823e-04, 1.8651e+00])
+    """
     logits, labels, valid = _valid_only(_in_full(input), target, ignore_index)
     alpha = torch.ones(logits.shape[1]) if alpha is None else alpha
     alpha = alpha.to(logits)
@@ -142,7 +167,15 @@ def dice_loss(
     ignore_index: int = -100,
     valid: Tensor | None = None,
 ) -> Tensor:
-    """Dice loss: see :func:`rarepixel.dice_loss`. Of shares of classes, only over the pixels that are `valid`."""
+    """Dice loss: see :func:`rarepixel.dice_loss`. Of shares of classes, only over the pixels that are `valid`.
+
+    Example:
+        >>> import torch
+        >>> from rarepixel import reference
+        >>> logits = torch.tensor([[[4.0, 4.0, -4.0, -4.0], [-4.0, -4.0, 4.0, 4.0]]])
+        >>> reference.dice_loss(logits, torch.tensor([[0, 0, 0, 1]]), average="macro")
+        tensor(0.2668)
+    """
 
     def dice(intersection: Tensor, prediction: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
         return 2 * intersection + smooth, prediction + truth + smooth
@@ -166,7 +199,16 @@ def tversky_loss(
     ignore_index: int = -100,
     valid: Tensor | None = None,
 ) -> Tensor:
-    """Tversky loss: see :func:`rarepixel.tversky_loss`. Of shares of classes, only over the pixels that are `valid`."""
+    """Tversky loss: see :func:`rarepixel.tversky_loss`. Of shares of classes, only over the pixels that are `valid`.
+
+    Example:
+        >>> import torch
+        >>> from rarepixel import reference
+        >>> logits = torch.tensor([[[4.0, 4.0, -4.0, -4.0], [-4.0, -4.0, 4.0, 4.0]]])
+        >>> missed = torch.tensor([[0, 1, 1, 1]])
+        >>> reference.tversky_loss(logits, missed, alpha=0.3, beta=0.7, include_background=False)
+        tensor(0.2594)
+    """
 
     def tversky(right: Tensor, prediction: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
         false_positives, false_negatives = prediction - right, truth - right
@@ -239,7 +281,15 @@ def dice_focal_loss(
     lambda_focal: float = 1.0,
     lambda_dice: float = 1.0,
 ) -> Tensor:
-    """Focal + Dice: see :func:`rarepixel.dice_focal_loss`."""
+    """Focal + Dice: see :func:`rarepixel.dice_focal_loss`.
+
+    Example:
+        >>> import torch
+        >>> from rarepixel import reference
+        >>> logits = torch.tensor([[[4.0, 4.0, -4.0, -4.0], [-4.0, -4.0, 4.0, 4.0]]])
+        >>> reference.dice_focal_loss(logits, torch.tensor([[0, 0, 0, 1]]))
+        tensor(2.2489)
+    """
     focal = focal_loss(input, target, alpha, gamma, ignore_index, reduction, pt)
     dice = dice_loss(input, target, smooth, average, per_sample, include_background, absent, dice_weight, ignore_index)
     return lambda_focal * focal + lambda_dice * dice

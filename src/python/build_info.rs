@@ -3,7 +3,12 @@
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-/// How this extension was built, as a dict of strings.
+/// How this extension was built, as a dict of strings: "version", "target", "profile", "opt_level" and "rustc".
+///
+/// Example:
+///     >>> import rarepixel as rp
+///     >>> rp.build_info()["version"] == rp.__version__
+///     True
 #[pyfunction]
 pub fn build_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let info = PyDict::new(py);
