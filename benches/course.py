@@ -26,9 +26,13 @@ def focal_loss(logits: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
 
 
 def dice_loss(logits: Tensor, target: Tensor, smooth: float = 1e-6) -> Tensor:
-    one_hot = F.one_hot(target, logits.shape[1]).permute(0, 3, 1, 2).float()
+    return soft_dice_loss(logits, F.one_hot(target, logits.shape[1]).permute(0, 3, 1, 2).float(), smooth)
+
+
+def soft_dice_loss(logits: Tensor, target: Tensor, smooth: float = 1e-6) -> Tensor:
+    """Of a one-hot target, or one of shares."""
     p = logits.softmax(1)
-    return 1 - (2 * (p * one_hot).sum() + smooth) / (p.sum() + one_hot.sum() + smooth)
+    return 1 - (2 * (p * target).sum() + smooth) / (p.sum() + target.sum() + smooth)
 
 
 def dice_focal_loss(logits: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:

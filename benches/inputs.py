@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -43,9 +44,14 @@ class Inputs:
         return self.samples, self.classes, self.size, self.size
 
     @property
+    def shapes(self) -> list[tuple[int, int, int, int]]:
+        """Of all logits: of several maps in multi-scale supervision."""
+        return [self.shape]
+
+    @property
     def logits(self) -> int:
         """How many."""
-        return self.samples * self.classes * self.size**2
+        return sum(math.prod(shape) for shape in self.shapes)
 
     def make(self) -> tuple[Tensor, Tensor]:
         """Logits, a leaf that requires grad, and labels."""
@@ -80,7 +86,7 @@ class Inputs:
         """
         _, gradient_rtol, gradient_atol = TOLERANCES[self.dtype]
         assert gradient.dtype == self.dtype, f"{name}: gradient in {gradient.dtype}, expected {self.dtype}"
-        patch = self._patch()[0].shape[-1]
+        patch = truth.shape[-1]
         expected = truth * scale
         largest = expected.abs().max().item()
         bound = (rtol or gradient_rtol) * largest + gradient_atol

@@ -57,7 +57,7 @@ def _case(
         torch.set_num_threads(runner.trial.threads or threads)
         errors.append(runner.check(truths))
         measured = section.memory and with_memory
-        extra.append(memory.in_fresh_process(section.name, runner.trial, threads) if measured else {})
+        extra.append(memory.in_fresh_process(section, runner.trial, threads) if measured else {})
         progress.advance(task)
     truths.clear()
     measurements: list[Measurement] = []

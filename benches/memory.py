@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from inputs import Inputs
-from sections import FORWARD, TRAINING, section
+from sections import FORWARD, TRAINING, Section, section
 from trials import Runner, Trial
 
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -57,19 +57,19 @@ def measure(trial: Trial) -> dict[str, float]:
     for run in passes.values():
         run()
     runner.logits, runner.target = inputs.make()
-    size = runner.logits.nelement() * runner.logits.element_size()
+    size = inputs.logits * inputs.dtype.itemsize
     return {name: extra(run) / size for name, run in passes.items()}
 
 
-def in_fresh_process(section_name: str, trial: Trial, threads: int) -> dict[str, float]:
+def in_fresh_process(of: Section, trial: Trial, threads: int) -> dict[str, float]:
     """The same, from a process that has done nothing else."""
     command = [
         sys.executable,
         __file__,
-        section_name,
+        of.name,
         trial.case,
         trial.contender,
-        str(trial.inputs.size),
+        str(of.size),
         str(threads),
     ]
     done = subprocess.run(command, capture_output=True, text=True)

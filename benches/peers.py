@@ -51,6 +51,8 @@ def compiled(loss: Loss) -> Make:
     def make() -> Loss:
         # Past its limit of recompilations it would fall back to eager mode with no more than a warning.
         torch._dynamo.config.fail_on_recompile_limit_hit = True
+        # Cases that share code count together for that limit; what was compiled for the case before is done with.
+        torch._dynamo.reset()
         return torch.compile(loss, dynamic=False, fullgraph=True)
 
     return make

@@ -49,7 +49,7 @@ class Measurement:
             section=section,
             case=trial.case,
             contender=trial.contender,
-            shape=" x ".join(map(str, inputs.shape)),
+            shape=", ".join(" x ".join(map(str, shape)) for shape in inputs.shapes),
             dtype=str(inputs.dtype).removeprefix("torch."),
             target_dtype=str(inputs.target_dtype).removeprefix("torch."),
             layout="channels_last" if inputs.channels_last else "contiguous",

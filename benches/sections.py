@@ -10,9 +10,11 @@ import torch.nn.functional as F
 
 import peers
 import rarepixel as rp
+import supervision
 from inputs import Inputs
 from peers import Peer, pick
 from rarepixel import reference
+from supervision import Scales
 from trials import Trial
 
 FORWARD, BACKWARD, TRAINING = "forward", "backward", "forward + backward"
@@ -29,10 +31,20 @@ class Section:
     trials: list[Trial]
     passes: tuple[str, ...] = (TRAINING, FORWARD)
     memory: bool = False
+    size: int = 0
+    """That of the batch which :func:`section` was asked for."""
 
 
 def _trial(case: str, contender: str, peer: Peer, inputs: Inputs, **options: object) -> Trial:
     return Trial(case, contender, peer.make, peer.definition, inputs, rtol=peer.rtol, **options)
+
+
+def _with_uint8(case: str, group: list[Peer], inputs: Inputs) -> list[Trial]:
+    """All of the group, ours first; then ours with the labels that xBD's masks have."""
+    trials = [_trial(case, peer.library, peer, inputs) for peer in group]
+    as_uint8 = replace(inputs, target_dtype=torch.uint8)
+    trials.insert(1, _trial(case, f"{OURS}, uint8 target", pick(group, OURS), as_uint8))
+    return trials
 
 
 def _libraries(inputs: Inputs) -> Section:
@@ -40,9 +52,7 @@ def _libraries(inputs: Inputs) -> Section:
     copy = Peer("torch", lambda: lambda logits, _: logits.clone(), lambda logits, _: logits)
     trials = [_trial("copy of the logits", "torch", copy, inputs, differentiable=False)]
     for case, group in peers.by_case(inputs.classes).items():
-        trials += [_trial(case, peer.library, peer, inputs) for peer in group]
-        as_uint8 = replace(inputs, target_dtype=torch.uint8)
-        trials.insert(-len(group) + 1, _trial(case, f"{OURS}, uint8 target", pick(group, OURS), as_uint8))
+        trials += _with_uint8(case, group, inputs)
     return Section("libraries", OURS, trials, (TRAINING, FORWARD, BACKWARD), memory=True)
 
 
@@ -135,6 +145,22 @@ def _threads(inputs: Inputs) -> Section:
     return Section("threads", "2 threads", trials)
 
 
+def _multi_scale(inputs: Inputs) -> Section:
+    """Three maps under one target, in every target mode; memory in multiples of all logits."""
+    scales = Scales(inputs.samples, inputs.classes, inputs.size)
+    trials = []
+    for mode, group in supervision.multi_scale(inputs.classes).items():
+        trials += _with_uint8(mode, group, scales)
+    return Section("multi-scale", OURS, trials, (TRAINING,), memory=True)
+
+
+def _upsample(inputs: Inputs) -> Section:
+    """A map of a quarter of its target's size, as SegFormer, DeepLab and DAHiTrA put out."""
+    scales = Scales(2, inputs.classes, 2 * inputs.size, factors=(4,))
+    trials = _with_uint8("focal + Dice", supervision.upsample(inputs.classes), scales)
+    return Section("upsample", OURS, trials, (TRAINING,), memory=True)
+
+
 _SECTIONS: dict[str, Callable[[Inputs], Section]] = {
     "libraries": _libraries,
     "types": _types,
@@ -143,10 +169,12 @@ _SECTIONS: dict[str, Callable[[Inputs], Section]] = {
     "growth": _growth,
     "classes": _classes,
     "threads": _threads,
+    "multi-scale": _multi_scale,
+    "upsample": _upsample,
 }
 NAMES = tuple(_SECTIONS)
 
 
 def section(name: str, inputs: Inputs) -> Section:
     """The section of that name, over batches like `inputs`."""
-    return _SECTIONS[name](inputs)
+    return replace(_SECTIONS[name](inputs), size=inputs.size)

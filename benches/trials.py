@@ -49,13 +49,13 @@ class Runner:
         """The loss with all that its backward pass needs."""
         return self.loss(self.logits, self.target)
 
-    def backward(self, loss: Tensor) -> Tensor:
-        """The gradient, as the network below would get it: handed on, not added to a leaf's."""
+    def backward(self, loss: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """The gradient (of each map), as the network below would get it: handed on, not added to a leaf's."""
         incoming = None if self.trial.scale == 1.0 else self.incoming.to(loss.dtype)
-        (gradient,) = torch.autograd.grad(loss, self.logits, incoming)
-        return gradient
+        gradients = torch.autograd.grad(loss, self.logits, incoming)
+        return gradients if isinstance(self.logits, tuple) else gradients[0]
 
-    def forward_backward(self) -> Tensor:
+    def forward_backward(self) -> Tensor | tuple[Tensor, ...]:
         """Both, as in training."""
         return self.backward(self.forward_for_backward())
 

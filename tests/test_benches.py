@@ -22,8 +22,10 @@ import peers
 import picture
 import report
 import sections
+import supervision
 import timing
 from inputs import Inputs
+from supervision import Scales
 from support import PROJECT
 from trials import Runner, Trial
 
@@ -60,7 +62,8 @@ def cross_entropy(loss: peers.Loss) -> Trial:
 def test_the_script_times_every_trial_and_writes_csv_and_picture(tmp_path: Path) -> None:
     table, bars = tmp_path / "table.csv", tmp_path / "bars.png"
     options = [option for contender in SLOW_OR_MISSING for option in ("--without", contender)]
-    for name in ("libraries", "small", "threads"):
+    names = ("libraries", "small", "threads", "multi-scale", "upsample")
+    for name in names:
         options += ["--section", name]
     done = subprocess.run(
         [
@@ -84,7 +87,7 @@ def test_the_script_times_every_trial_and_writes_csv_and_picture(tmp_path: Path)
     timed = {(row["section"], row["case"], row["contender"]) for row in rows}
     expected = {
         (name, trial.case, trial.contender)
-        for name in ("libraries", "small", "threads")
+        for name in names
         for trial in sections.section(name, Inputs(size=64)).trials
         if trial.contender not in SLOW_OR_MISSING
     }
@@ -155,21 +158,40 @@ def test_a_wrong_element_in_the_last_tile_is_found() -> None:
         inputs.check_gradient(gradient, truth[1], "wrong")
 
 
+def test_a_wrong_element_in_the_smallest_map_is_found() -> None:
+    scales = Scales(samples=1, size=64)
+    definition = supervision.multi_scale(5)["nearest"][0].definition
+    _, truth = scales.truth(definition)
+    gradients = [each.float() for each in truth]
+    assert [each.shape[-1] for each in gradients] == [64, 16, 8]
+    assert scales.check_gradient(tuple(gradients), truth, "right") < 1e-5
+    gradients[2][0, -1, -1, -1] += gradients[2].abs().max()
+    with pytest.raises(AssertionError, match="wrong, map 2: gradient off"):
+        scales.check_gradient(tuple(gradients), truth, "wrong")
+
+
 @pytest.mark.skipif(not memory.measurable(), reason="the system does not tell the peak of its memory")
 @pytest.mark.parametrize(
-    ("case", "contender", "training", "no_grad"),
+    ("section", "case", "contender", "training", "no_grad"),
     [
-        ("copy of the logits", "torch", None, (0.95, 1.05)),
-        ("cross entropy", "torch", (1.9, 4.0), (0.9, 2.5)),
+        ("libraries", "copy of the logits", "torch", None, (0.95, 1.05)),
+        ("libraries", "cross entropy", "torch", (1.9, 4.0), (0.9, 2.5)),
         # Issue: at most the gradient, and nothing without one.
-        ("cross entropy", "rarepixel", (0.95, 1.1), (0.0, 0.02)),
-        ("focal + Dice", "rarepixel", (0.95, 1.1), (0.0, 0.02)),
+        ("libraries", "cross entropy", "rarepixel", (0.95, 1.1), (0.0, 0.02)),
+        ("libraries", "focal + Dice", "rarepixel", (0.95, 1.1), (0.0, 0.02)),
+        # At most 1.1 times the sum of the logits. Shares of classes are made for the smaller maps.
+        ("multi-scale", "nearest", "rarepixel", (0.95, 1.1), (0.0, 0.05)),
+        ("multi-scale", "area", "rarepixel", (0.95, 1.1), (0.0, 0.2)),
+        # Where torch takes 99.
+        ("upsample", "focal + Dice", "rarepixel", (0.95, 1.3), (0.0, 0.3)),
     ],
 )
-def test_memory(case: str, contender: str, training: tuple[float, float] | None, no_grad: tuple[float, float]) -> None:
-    trials = sections.section("libraries", Inputs()).trials
-    trial = next(trial for trial in trials if (trial.case, trial.contender) == (case, contender))
-    extra = memory.in_fresh_process("libraries", trial, threads=2)
+def test_memory(
+    section: str, case: str, contender: str, training: tuple[float, float] | None, no_grad: tuple[float, float]
+) -> None:
+    chosen = sections.section(section, Inputs())
+    trial = next(trial for trial in chosen.trials if (trial.case, trial.contender) == (case, contender))
+    extra = memory.in_fresh_process(chosen, trial, threads=2)
     assert no_grad[0] <= extra["forward"] <= no_grad[1]
     if training:
         assert training[0] <= extra["forward + backward"] <= training[1]

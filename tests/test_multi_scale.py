@@ -109,16 +109,44 @@ def test_nearest_picks_what_torch_picks(sizes: tuple[int, int]) -> None:
     assert torch.equal(got, rp.cross_entropy(logits, expected, reduction="none"))
 
 
-@pytest.mark.parametrize("corners", [False, True])
-def test_large_upsampling_on_several_threads(corners: bool) -> None:
-    torch.manual_seed(0)
-    logits = torch.randn(2, 5, 130, 97, dtype=torch.float64, requires_grad=True)
-    target = torch.randint(5, (2, 520, 611), dtype=torch.uint8)
-    loss = rp.dice_focal_loss(logits, target, alpha=ALPHA, average="macro", upsample=True, align_corners=corners)
-    full = F.interpolate(logits, target.shape[1:], mode="bilinear", align_corners=corners)
-    truth = rp.dice_focal_loss(full, target, alpha=ALPHA, average="macro")
+@pytest.mark.parametrize("mode", MODES)
+def test_a_map_of_the_targets_own_size(mode: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 5, 19, 33, generator=generator, dtype=torch.float64, requires_grad=True)
+    truth_logits = logits.detach().requires_grad_()
+    target = torch.randint(5, (2, 19, 33), generator=generator)
+    target[torch.rand(target.shape, generator=generator) < 0.2] = 255
+    chosen: dict[str, Any] = {"label_smoothing": 0.1, "ignore_index": 255}
+    options = Options(pixel="cross_entropy", target_mode=mode, align_corners=True, **chosen)
+    loss = ops.loss(logits, target, options, ALPHA)
+    truth = plain("cross_entropy", truth_logits, target, mode, True, weight=ALPHA, **chosen)
     assert_close("loss", loss, truth, 1e-12)
-    assert_close("gradient", gradient_of(loss, logits), gradient_of(truth, logits), 1e-12)
+    gradients = torch.autograd.grad(loss, logits) + torch.autograd.grad(truth, truth_logits)
+    assert_close("gradient", *gradients, 1e-12, 1e-15)
+
+
+@pytest.mark.parametrize("small", [(130, 97), (530, 700)], ids=["larger", "smaller"])
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-12), (torch.float32, 1e-5)], ids=str)
+@pytest.mark.parametrize("corners", [False, True])
+def test_large_interpolation_on_several_threads(
+    corners: bool, dtype: torch.dtype, rtol: float, small: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(2, 5, *small, dtype=dtype, requires_grad=True)
+    target = torch.randint(5, (2, 520, 611), dtype=torch.uint8)
+    options: dict[str, Any] = {"alpha": ALPHA, "average": "macro"}
+    results = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        loss = rp.dice_focal_loss(logits, target, upsample=True, align_corners=corners, **options)
+        results.append((loss, gradient_of(loss, logits)))
+    torch.set_num_threads(1)
+    assert all(torch.equal(one, several) for one, several in zip(*results, strict=True))
+    truth_logits = logits.detach().double().requires_grad_()
+    full = F.interpolate(truth_logits, target.shape[1:], mode="bilinear", align_corners=corners)
+    truth = rp.dice_focal_loss(full, target, **options)
+    assert_close("loss", results[0][0], truth, rtol)
+    assert_close("gradient", results[0][1], gradient_of(truth, truth_logits), rtol)
 
 
 @pytest.mark.parametrize("mode", MODES)

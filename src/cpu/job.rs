@@ -2,11 +2,11 @@
 //! that stays in the cache.
 
 use super::kernel::{self, LaneSums, Mode, Params, Tile};
-use super::labels::{self, with_labels};
-use super::simd::{Element, InstructionSet, MAX_LANES, Vector, Work};
+use super::labels;
+use super::simd::{Element, InstructionSet, MAX_LANES};
 use super::transfer::{self, gather, scatter};
 use crate::loss::operands::Target;
-use crate::tensor::{DType, View};
+use crate::tensor::View;
 
 /// A tile has at most this many pixels.
 const MAX_TILE: usize = 512;
@@ -122,7 +122,7 @@ pub fn run<T: Element, M: Mode>(set: InstructionSet, job: Job<'_, T>, scratch: &
             match job.target {
                 Target::Index(view) | Target::Soft(_, Some(view)) => piece.each(|sample, pixel, offset, len| {
                     let to = &mut scratch.labels[offset..][..len];
-                    T::dispatch(set, Fill { view, sample, pixel, ignore_index: job.ignore_index, to });
+                    labels::gather(set, view, (sample, pixel), job.ignore_index, to);
                 }),
                 Target::Soft(_, None) => scratch.labels[..len].fill(T::default()),
             }
@@ -215,27 +215,6 @@ impl Pieces {
             let len = (self.pixels - pixel).min(self.len - done);
             action(sample, pixel, done, len);
             done += len;
-        }
-    }
-}
-
-/// The labels of a run of pixels of one sample into a tile.
-struct Fill<'a, 'b, T> {
-    view: View<'a>,
-    sample: usize,
-    pixel: usize,
-    ignore_index: i64,
-    to: &'b mut [T],
-}
-
-impl<T: Element> Work<T> for Fill<'_, '_, T> {
-    type Output = ();
-    #[inline(always)]
-    fn run<V: Vector<Element = T>>(self) {
-        let Self { view, sample, pixel, ignore_index, to } = self;
-        // SAFETY: made in `run` alone, for pixels that lie in the view.
-        unsafe {
-            with_labels!(view, |L| labels::fill(view.at::<L>(sample, 0, pixel), view.strides[2], ignore_index, to));
         }
     }
 }

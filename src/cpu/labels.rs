@@ -2,7 +2,8 @@
 
 #![allow(clippy::needless_range_loop)] // see the comment in `count`
 
-use super::simd::Element;
+use super::simd::{Element, InstructionSet, Vector, Work};
+use crate::tensor::{DType, View};
 
 /// An integer type that labels come in.
 pub trait Label: Copy + PartialEq {
@@ -193,12 +194,44 @@ fn count_equal(bytes: &[u8], value: u8) -> u64 {
     count
 }
 
+/// The labels of a run of pixels, from (sample, pixel) on, as numbers of a tile, -1 for ignored ones.
+///
+/// # Safety
+/// The pixels must lie in the view.
+pub unsafe fn gather<T: Element>(
+    set: InstructionSet,
+    view: View<'_>,
+    (sample, pixel): (usize, usize),
+    ignore_index: i64,
+    to: &mut [T],
+) {
+    T::dispatch(set, Gather { view, sample, pixel, ignore_index, to });
+}
+
+struct Gather<'a, 'b, T> {
+    view: View<'a>,
+    sample: usize,
+    pixel: usize,
+    ignore_index: i64,
+    to: &'b mut [T],
+}
+
+impl<T: Element> Work<T> for Gather<'_, '_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Vector<Element = T>>(self) {
+        let Self { view, sample, pixel, ignore_index, to } = self;
+        // SAFETY: the promise of the caller of `gather`, the only one to make this.
+        unsafe { with_labels!(view, |L| fill(view.at::<L>(sample, 0, pixel), view.strides[2], ignore_index, to)) };
+    }
+}
+
 /// Labels as numbers of the tile, -1 for ignored ones.
 ///
 /// # Safety
 /// `to.len()` labels, `stride` elements apart, must be readable.
 #[inline(always)]
-pub unsafe fn fill<T: Element, L: Label>(from: *const L, stride: isize, ignore_index: i64, to: &mut [T]) {
+unsafe fn fill<T: Element, L: Label>(from: *const L, stride: isize, ignore_index: i64, to: &mut [T]) {
     let (ignored, mark) = marked(ignore_index, T::from_i32(-1), T::from_i32(0));
     // The labels were counted before, so they fit in 32 bits, which convert faster.
     let convert = |label: L| if label == ignored { mark } else { T::from_i32(label.to_i32()) };

@@ -38,6 +38,8 @@ pub struct Problem<'a> {
     upsampled: Option<[Axis; 2]>,
     /// Pixels of a sample of the target.
     pixels: usize,
+    /// Whether the mean of cross entropy divides by the number of valid pixels, as torch does for soft targets.
+    mean_over_pixels: bool,
 }
 
 macro_rules! modes {
@@ -113,6 +115,7 @@ impl<'a> Problem<'a> {
             instruction_set: InstructionSet::best(),
             upsampled: None,
             pixels: input.pixels,
+            mean_over_pixels: matches!(target, Target::Soft(..)),
         };
         problem.checked()
     }
@@ -139,8 +142,10 @@ impl<'a> Problem<'a> {
             dice_weight,
             threads,
             instruction_set: InstructionSet::best(),
-            upsampled: (!full.contains(&0)).then(|| [axis(0), axis(1)]),
+            // A map of the target's own size stays as it is, whatever the corners.
+            upsampled: (!full.contains(&0) && full != small).then(|| [axis(0), axis(1)]),
             pixels: target.pixels,
+            mean_over_pixels: false,
         };
         problem.checked()
     }
@@ -159,6 +164,11 @@ impl<'a> Problem<'a> {
     /// The same on another instruction set, for tests and benches.
     pub fn with_instruction_set(self, instruction_set: InstructionSet) -> Self {
         Self { instruction_set, ..self }
+    }
+
+    /// The same with the denominator that cross entropy has for shares of classes, of which labels are a case.
+    pub fn with_mean_over_pixels(self) -> Self {
+        Self { mean_over_pixels: true, ..self }
     }
 
     fn classes(&self) -> usize {
@@ -272,12 +282,13 @@ impl<'a> Problem<'a> {
         let soft = matches!(self.target, Target::Soft(..));
         for (row, counts) in sums.chunks_exact_mut(columns).zip(counts.chunks_exact(if soft { 1 } else { classes })) {
             row[2] = counts.iter().sum::<u64>() as f64;
-            if soft {
-                row[1] = row[2]; // torch divides by the number of pixels there
-                continue;
-            }
-            row[1] = counts.iter().enumerate().map(|(c, &n)| self.weight.map_or(1.0, |w| w[c]) * n as f64).sum();
-            if self.spec.region.is_some() {
+            let weight = |c: usize| self.weight.map_or(1.0, |w| w[c]);
+            row[1] = if self.mean_over_pixels {
+                row[2]
+            } else {
+                counts.iter().enumerate().map(|(c, &n)| weight(c) * n as f64).sum()
+            };
+            if self.spec.region.is_some() && !soft {
                 row[LEADING + 2 * classes..].iter_mut().zip(counts).for_each(|(sum, &n)| *sum = n as f64);
             }
         }
@@ -368,7 +379,7 @@ impl<'a> Problem<'a> {
     /// Rows of the small map in one band: enough that the rows between bands, which are visited twice, are few.
     fn band_rows(&self, columns: usize) -> usize {
         let full_row = self.pixels * columns / self.input.pixels.max(1) * self.classes();
-        (JOB_ELEMENTS / full_row.max(1)).max(8)
+        (2 * JOB_ELEMENTS / full_row.max(1)).max(8)
     }
 
     /// Add the lanes of a reducing pass to the rows they belong to.

@@ -1,8 +1,11 @@
 //! A full-size target for a smaller map of logits: nearest, majority, or class shares of the window behind each pixel.
 
+use std::cmp::Reverse;
+use std::ops::Range;
+
 use super::labels::{Label, with_labels};
 use super::pool;
-use super::simd::Element;
+use super::simd::{Element, InstructionSet, Vector, Work};
 use crate::loss::resize::{IGNORED, TargetMode};
 use crate::tensor::{DType, View};
 
@@ -25,102 +28,206 @@ pub struct Resize<'a> {
 impl Resize<'_> {
     /// (N, height, width) labels, [`IGNORED`] where nothing in the window is valid.
     pub fn labels(&self, mode: TargetMode) -> Vec<i32> {
-        match mode {
+        let width = self.to[1];
+        let rows = match mode {
             TargetMode::Nearest => {
-                let columns: Vec<usize> = (0..self.to[1]).map(|x| nearest(x, self.from[1], self.to[1])).collect();
-                self.rows(1, |sample, y, row| {
+                let columns: Vec<usize> = (0..width).map(|x| nearest(x, self.from[1], width)).collect();
+                self.rows(|_, sample, y| {
                     let start = nearest(y, self.from[0], self.to[0]) * self.from[1];
-                    for (slot, &x) in row.iter_mut().zip(&columns) {
-                        *slot = self.label(sample, start + x);
-                    }
+                    // The type is matched once a row, not once a pixel.
+                    with_labels!(self.target, |L| {
+                        columns.iter().map(|&x| self.label::<L>(sample, start + x)).collect::<Vec<_>>()
+                    })
                 })
             }
-            _ => self.rows(1, |sample, y, row| {
-                self.windows(sample, y, |x, counts, valid| {
-                    row[x] = if valid == 0 { IGNORED } else { self.most(counts) }
+            _ => self.rows(|windows, sample, y| {
+                let mut row = vec![IGNORED; width];
+                self.windows(windows, sample, y, |x, counts, valid| {
+                    if valid > 0 {
+                        row[x] = self.most(counts);
+                    }
                 });
-            }),
-        }
-    }
-
-    /// (N, C, height, width) class shares; 0 for every class where nothing in the window is valid.
-    pub fn shares<T: Element>(&self) -> Vec<T> {
-        let (classes, [height, width]) = (self.counts.len(), self.to);
-        let by_row = self.rows(classes, |sample, y, row: &mut [T]| {
-            self.windows(sample, y, |x, counts, valid| {
-                for (class, &count) in counts.iter().enumerate() {
-                    row[class * width + x] = T::from_f64(f64::from(count) / f64::from(valid.max(1)));
-                }
-            });
-        });
-        // (N, height, C, width) to (N, C, height, width).
-        let mut shares = vec![T::default(); by_row.len()];
-        for (from, row) in by_row.chunks_exact(width.max(1)).enumerate() {
-            let (sample, y, class) = (from / (height * classes), from / classes % height, from % classes);
-            shares[((sample * classes + class) * height + y) * width..][..width].copy_from_slice(row);
-        }
-        shares
-    }
-
-    /// A label for each pixel of [`Resize::shares`]: 0 where it has any, [`IGNORED`] where nothing in its window is valid.
-    pub fn valid<T: Element>(&self, shares: &[T]) -> Vec<i32> {
-        let pixels = self.to[0] * self.to[1];
-        let mut valid = vec![IGNORED; self.target.samples * pixels];
-        for (i, share) in shares.iter().enumerate() {
-            if share.to_f64() > 0.0 {
-                valid[i / (self.counts.len() * pixels) * pixels + i % pixels] = 0;
-            }
-        }
-        valid
-    }
-
-    /// `fill(sample, y, row)` for every row of `depth` times the width, on several threads.
-    fn rows<R: Copy + Default + Send>(&self, depth: usize, fill: impl Fn(usize, usize, &mut [R]) + Sync) -> Vec<R> {
-        let [height, width] = self.to;
-        let small = self.target.samples * self.target.pixels < 1 << 15;
-        let rows = pool::run(
-            if small { 1 } else { self.threads },
-            self.target.samples * height,
-            || (),
-            |(), job| {
-                let mut row = vec![R::default(); depth * width];
-                fill(job / height, job % height, &mut row);
                 row
-            },
-        );
+            }),
+        };
         rows.concat()
     }
 
-    /// `each(x, counts of the classes, valid pixels)` for the windows behind a row of the smaller map.
-    fn windows(&self, sample: usize, y: usize, mut each: impl FnMut(usize, &[u32], u32)) {
-        let mut counts = vec![0u32; self.counts.len()];
-        let rows = window(y, self.from[0], self.to[0]);
-        for x in 0..self.to[1] {
-            counts.fill(0);
-            let mut valid = 0;
-            for row in rows.clone() {
-                for column in window(x, self.from[1], self.to[1]) {
-                    let label = self.label(sample, row * self.from[1] + column);
-                    if label != IGNORED {
-                        counts[label as usize] += 1;
-                        valid += 1;
+    /// (N, C, height, width) class shares, and (N, height, width) labels that say which pixels have any: 0, or [`IGNORED`] where nothing in
+    /// the window is valid and every share is 0.
+    pub fn shares<T: Element>(&self) -> (Vec<T>, Vec<i32>) {
+        let (classes, [height, width]) = (self.counts.len(), self.to);
+        let rows = self.rows(|windows, sample, y| {
+            let mut shares = vec![T::default(); classes * width];
+            let mut labels = vec![IGNORED; width];
+            self.windows(windows, sample, y, |x, counts, valid| {
+                if valid > 0 {
+                    labels[x] = 0;
+                    for (class, &count) in counts.iter().enumerate() {
+                        shares[class * width + x] = T::from_f64(f64::from(count) / f64::from(valid));
                     }
                 }
+            });
+            (shares, labels)
+        });
+        // (N, height, C, width) to (N, C, height, width).
+        let mut shares = vec![T::default(); rows.len() * classes * width];
+        for (row, (part, _)) in rows.iter().enumerate() {
+            for class in 0..classes {
+                let to = ((row / height * classes + class) * height + row % height) * width;
+                shares[to..][..width].copy_from_slice(&part[class * width..][..width]);
             }
-            each(x, &counts, valid);
+        }
+        (shares, rows.into_iter().flat_map(|(_, labels)| labels).collect())
+    }
+
+    /// `fill(windows, sample, y)` for every row of the smaller map, on several threads.
+    fn rows<R: Send>(&self, fill: impl Fn(&mut Windows, usize, usize) -> R + Sync) -> Vec<R> {
+        let height = self.to[0];
+        let small = self.target.samples * self.target.pixels < 1 << 15;
+        let threads = if small { 1 } else { self.threads };
+        pool::run(threads, self.target.samples * height, Windows::default, |windows, job| {
+            fill(windows, job / height, job % height)
+        })
+    }
+
+    /// `each(x, counts of the classes, valid pixels)` for the windows behind a row of the smaller map.
+    fn windows(&self, windows: &mut Windows, sample: usize, y: usize, mut each: impl FnMut(usize, &[u32], u32)) {
+        let rows = window(y, self.from[0], self.to[0]);
+        let packed = rows.len() <= MAX_ROWS && rows.len() * (self.from[1].div_ceil(self.to[1]) + 1) <= MAX_PIXELS;
+        windows.counts.resize(self.counts.len(), 0);
+        if packed {
+            windows.columns.clear();
+            windows.columns.resize(self.counts.len().div_ceil(PACKED) * self.from[1], 0);
+            let (target, ignore_index, to) = (self.target, self.ignore_index, &mut windows.columns);
+            let columns = Columns { target, sample, rows: rows.clone(), ignore_index, width: self.from[1], to };
+            f32::dispatch(InstructionSet::best(), columns);
+        }
+        for x in 0..self.to[1] {
+            let columns = window(x, self.from[1], self.to[1]);
+            if packed {
+                windows.add_columns(self.from[1], columns);
+            } else {
+                self.count(&mut windows.counts, sample, rows.clone(), columns);
+            }
+            each(x, &windows.counts, windows.counts.iter().sum());
         }
     }
 
-    fn label(&self, sample: usize, pixel: usize) -> i32 {
-        // SAFETY: sample and pixel lie in the view, whose dtype `with_labels` goes by.
-        let label = unsafe { with_labels!(self.target, |L| (*self.target.at::<L>(sample, 0, pixel)).to_i64()) };
-        if label == self.ignore_index { IGNORED } else { label as i32 }
+    /// The counts of a window, pixel by pixel.
+    fn count(&self, counts: &mut [u32], sample: usize, rows: Range<usize>, columns: Range<usize>) {
+        counts.fill(0);
+        with_labels!(self.target, |L| for row in rows {
+            for column in columns.clone() {
+                let label = self.label::<L>(sample, row * self.from[1] + column);
+                if label != IGNORED {
+                    counts[label as usize] += 1;
+                }
+            }
+        });
+    }
+
+    /// A label, [`IGNORED`] if it is `ignore_index`; L is the type that `with_labels` gives.
+    fn label<L: Label>(&self, sample: usize, pixel: usize) -> i32 {
+        // SAFETY: sample and pixel lie in the view, whose labels are of this type.
+        let label = unsafe { self.target.at::<L>(sample, 0, pixel).read_unaligned() };
+        if label.to_i64() == self.ignore_index { IGNORED } else { label.to_i32() }
     }
 
     /// The class with the largest count; of several, the one with the fewest pixels in the batch, then the last.
     fn most(&self, counts: &[u32]) -> i32 {
-        let rank = |&class: &usize| (counts[class], std::cmp::Reverse(self.counts[class]), class);
+        let rank = |&class: &usize| (counts[class], Reverse(self.counts[class]), class);
         (0..counts.len()).max_by_key(rank).expect("there is a class") as i32
+    }
+}
+
+/// Classes counted in one word, a byte each.
+const PACKED: usize = 8;
+/// Rows that a byte can count.
+const MAX_ROWS: usize = 0xff;
+/// Pixels that two bytes can count.
+const MAX_PIXELS: usize = 0xffff;
+
+/// Counts of one row of windows.
+#[derive(Default)]
+struct Windows {
+    /// (words, columns): how often each class occurs in each column of the full-size target, among the rows of the windows.
+    columns: Vec<u64>,
+    /// Of one window.
+    counts: Vec<u32>,
+}
+
+impl Windows {
+    /// The counts of a window from those of its columns, of which there are `width` in all.
+    fn add_columns(&mut self, width: usize, window: Range<usize>) {
+        const EVEN: u64 = 0x00ff_00ff_00ff_00ff;
+        for (columns, counts) in self.columns.chunks_exact(width).zip(self.counts.chunks_mut(PACKED)) {
+            // Two bytes for each class, so that they do not overflow.
+            let mut halves = [0; 2];
+            for column in &columns[window.clone()] {
+                halves[0] += column & EVEN;
+                halves[1] += (column >> 8) & EVEN;
+            }
+            for (class, count) in counts.iter_mut().enumerate() {
+                *count = u32::from((halves[class % 2] >> (16 * (class / 2))) as u16);
+            }
+        }
+    }
+}
+
+/// Add the labels of rows of a target to the counts of each column.
+struct Columns<'a, 'b> {
+    /// The target, (N, pixels); every label was checked.
+    target: View<'a>,
+    sample: usize,
+    rows: Range<usize>,
+    ignore_index: i64,
+    /// Columns.
+    width: usize,
+    /// (words, columns)
+    to: &'b mut [u64],
+}
+
+impl Work<f32> for Columns<'_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Vector<Element = f32>>(self) {
+        let Self { target, sample, rows, ignore_index, width, to } = self;
+        let stride = target.strides[2];
+        for row in rows {
+            for (word, to) in to.chunks_exact_mut(width).enumerate() {
+                let first = word * PACKED;
+                // SAFETY: the row lies in the view.
+                unsafe {
+                    with_labels!(target, |L| {
+                        let from = target.at::<L>(sample, 0, row * width).cast_const();
+                        // Apart, so that the usual one becomes vector code.
+                        if stride == 1 {
+                            count_row(from, 1, ignore_index, first, to);
+                        } else {
+                            count_row(from, stride, ignore_index, first, to);
+                        }
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Count the labels `first..first + PACKED` of a row, a byte each.
+///
+/// # Safety
+/// `to.len()` labels, `stride` elements apart, must be readable.
+#[inline(always)]
+unsafe fn count_row<L: Label>(from: *const L, stride: isize, ignore_index: i64, first: usize, to: &mut [u64]) {
+    // A plain index loop: iterator adapters are not always inlined into a function of another instruction set.
+    #[allow(clippy::needless_range_loop)]
+    for x in 0..to.len() {
+        // SAFETY: x < to.len().
+        let label = unsafe { from.offset(x as isize * stride).read_unaligned() }.to_i64();
+        let byte = (label as u64).wrapping_sub(first as u64);
+        let counts = label != ignore_index && byte < PACKED as u64;
+        to[x] += u64::from(counts) << (8 * (byte % PACKED as u64));
     }
 }
 
@@ -132,13 +239,14 @@ fn nearest(i: usize, from: usize, to: usize) -> usize {
 }
 
 /// The window of adaptive pooling: floor(i from / to) to ceil((i + 1) from / to).
-fn window(i: usize, from: usize, to: usize) -> std::ops::Range<usize> {
+fn window(i: usize, from: usize, to: usize) -> Range<usize> {
     i * from / to..((i + 1) * from).div_ceil(to)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn resize<'a>(labels: &'a mut [u8], from: [usize; 2], to: [usize; 2], counts: &'a [u64]) -> Resize<'a> {
         let shape = [1, from[0], from[1]];
@@ -155,7 +263,7 @@ mod tests {
         let resize = resize(&mut labels, [2, 4], [1, 2], &counts);
         // Left: two of class 0, nothing else valid. Right: two of class 1, one of class 2.
         assert_eq!(resize.labels(TargetMode::Majority), [0, 1]);
-        assert_eq!(resize.shares::<f64>(), [1.0, 0.0, 0.0, 2.0 / 3.0, 0.0, 1.0 / 3.0]);
+        assert_eq!(resize.shares::<f64>(), (vec![1.0, 0.0, 0.0, 2.0 / 3.0, 0.0, 1.0 / 3.0], vec![0, 0]));
     }
 
     #[test]
@@ -171,6 +279,43 @@ mod tests {
             let windows: Vec<_> = (0..to).map(|i| window(i, from, to)).collect();
             assert!((0..from).all(|pixel| windows.iter().any(|w| w.contains(&pixel))), "{from} to {to}");
             assert!(windows.iter().all(|w| !w.is_empty() && w.end <= from), "{from} to {to}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn packed_counts_equal_those_pixel_by_pixel(
+            labels in prop::collection::vec(0u8..20, 1..4000),
+            width in 1usize..300,
+            to in (1usize..40, 1usize..40),
+            classes in 1usize..20,
+            ignore_index in prop::sample::select(vec![-100, 0, 3, 8, 255]),
+        ) {
+            let mut labels: Vec<u8> = labels.iter().map(|&label| label % classes as u8).collect();
+            let from = [labels.len().div_ceil(width), width];
+            labels.resize(from[0] * width, if ignore_index == 255 { 255 } else { 0 });
+            check_windows(&mut labels, from, [to.0, to.1], classes, ignore_index);
+        }
+    }
+
+    #[test]
+    fn windows_of_many_pixels_are_counted() {
+        for from in [[255, 256], [256, 255], [257, 3], [3, 70_000], [255, 300]] {
+            let mut labels: Vec<u8> = (0..from[0] * from[1]).map(|i| u8::from(i % 1000 == 0)).collect();
+            check_windows(&mut labels, from, [1, 1], 2, -100);
+        }
+    }
+
+    fn check_windows(labels: &mut [u8], from: [usize; 2], to: [usize; 2], classes: usize, ignore_index: i64) {
+        let counts = vec![0; classes];
+        let resize = Resize { ignore_index, ..resize(labels, from, to, &counts) };
+        for y in 0..to[0] {
+            resize.windows(&mut Windows::default(), 0, y, |x, got, valid| {
+                let mut expected = vec![0; classes];
+                resize.count(&mut expected, 0, window(y, from[0], to[0]), window(x, from[1], to[1]));
+                assert_eq!(got, expected, "{y}, {x}");
+                assert_eq!(valid, expected.iter().sum::<u32>());
+            });
         }
     }
 }

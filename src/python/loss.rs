@@ -143,6 +143,8 @@ struct Operands<'a> {
     weight: Option<&'a [f64]>,
     dice_weight: Option<&'a [f64]>,
     threads: usize,
+    /// Whether the forward pass has checked the labels.
+    checked: bool,
 }
 
 const INDEX_DTYPES: &str = "uint8, int16, int32 or int64 class indices";
@@ -182,13 +184,18 @@ impl Operands<'_> {
     /// The problem on a target that is brought to the size of the logits.
     fn resized<R>(&self, input: View<'_>, mode: TargetMode, work: impl FnOnce(&Problem<'_>) -> Result<R>) -> Result<R> {
         let (to, target, from) = images(self.input, self.target)?;
-        let weighted = self.spec.spec.pixel.is_some() && self.weight.is_some();
-        // Of equal size, every mode is the label itself. (Weighted cross entropy of shares has another denominator.)
-        if to == from && !(mode == TargetMode::Area && weighted) {
-            return work(&self.problem(&self.spec.spec, input, Target::Index(target))?);
+        // Of equal size, every mode is the label itself.
+        if to == from {
+            let problem = self.problem(&self.spec.spec, input, Target::Index(target))?;
+            return work(&if mode == TargetMode::Area { problem.with_mean_over_pixels() } else { problem });
         }
         let (classes, ignore_index, threads) = (input.channels, self.spec.spec.ignore_index, self.threads);
-        let counts = count_labels(target, classes, ignore_index, threads)?;
+        // Only ties need the numbers themselves.
+        let counts = if self.checked && mode != TargetMode::Majority {
+            vec![0; classes]
+        } else {
+            count_labels(target, classes, ignore_index, threads)?
+        };
         let resize = Resize { target, from, to, ignore_index, counts: &counts, threads };
         let spec = &self.spec.resized;
         let [height, width] = to;
@@ -203,11 +210,13 @@ impl Operands<'_> {
         let dtype = compute_type(input.dtype());
         let (mut single, mut double) = (Vec::<f32>::new(), Vec::<f64>::new());
         let (pointer, mut valid) = if dtype == DType::Float64 {
-            double = resize.shares();
-            (double.as_mut_ptr().cast::<u8>(), resize.valid(&double))
+            let valid;
+            (double, valid) = resize.shares();
+            (double.as_mut_ptr().cast::<u8>(), valid)
         } else {
-            single = resize.shares();
-            (single.as_mut_ptr().cast::<u8>(), resize.valid(&single))
+            let valid;
+            (single, valid) = resize.shares();
+            (single.as_mut_ptr().cast::<u8>(), valid)
         };
         let shape = [input.samples, classes, pixels];
         let strides = [(classes * pixels) as isize, pixels as isize, 1];
@@ -306,7 +315,7 @@ pub fn loss_forward(
 ) -> PyResult<(f64, Vec<f64>)> {
     py.detach(|| {
         let (weight, dice_weight) = (weight.as_deref(), dice_weight.as_deref());
-        let operands = Operands { spec, input: &input, target: &target, weight, dice_weight, threads };
+        let operands = Operands { spec, input: &input, target: &target, weight, dice_weight, threads, checked: false };
         let done = operands.solve(|problem| {
             let sums = match (&gradient, &loss) {
                 (Some(gradient), _) => {
@@ -337,7 +346,7 @@ pub fn loss_backward(
 ) -> PyResult<()> {
     py.detach(|| {
         let (weight, dice_weight) = (weight.as_deref(), dice_weight.as_deref());
-        let operands = Operands { spec, input: &input, target: &target, weight, dice_weight, threads };
+        let operands = Operands { spec, input: &input, target: &target, weight, dice_weight, threads, checked: true };
         Ok(operands.solve(|problem| {
             let (rows, columns) = problem.sums_shape();
             expect_shape("sums", &[sums.len()], &[rows * columns], "what the forward pass gave")?;

@@ -122,6 +122,14 @@ impl Vector for F32x8 {
         intrinsics!(_mm256_storeu_ps(to, self.0))
     }
     #[inline(always)]
+    unsafe fn pick_near(from: *const f32, indices: *const i32) -> Self {
+        intrinsics!({
+            let start = indices.read_unaligned();
+            let indices = _mm256_sub_epi32(_mm256_loadu_si256(indices.cast()), _mm256_set1_epi32(start));
+            Self(_mm256_permutevar8x32_ps(_mm256_loadu_ps(from.offset(start as isize)), indices))
+        })
+    }
+    #[inline(always)]
     unsafe fn load_f32(from: *const f32) -> Self {
         // SAFETY: the caller's promise.
         unsafe { Self::load(from) }

@@ -110,6 +110,14 @@ impl Vector for F32x16 {
         intrinsics!(_mm512_storeu_ps(to, self.0))
     }
     #[inline(always)]
+    unsafe fn pick_near(from: *const f32, indices: *const i32) -> Self {
+        intrinsics!({
+            let start = indices.read_unaligned();
+            let indices = _mm512_sub_epi32(_mm512_loadu_epi32(indices), _mm512_set1_epi32(start));
+            Self(_mm512_permutexvar_ps(indices, _mm512_loadu_ps(from.offset(start as isize))))
+        })
+    }
+    #[inline(always)]
     unsafe fn load_f32(from: *const f32) -> Self {
         // SAFETY: the caller's promise.
         unsafe { Self::load(from) }

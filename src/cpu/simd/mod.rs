@@ -41,6 +41,7 @@ pub mod avx512;
 pub mod elementary;
 pub mod portable;
 
+use std::ops::{Add, Mul, Sub};
 use std::sync::OnceLock;
 
 use half::{bf16, f16};
@@ -52,7 +53,9 @@ use crate::tensor::DType;
 pub const MAX_LANES: usize = 16;
 
 /// The types that losses are computed in.
-pub trait Element: Copy + Send + Sync + Default + 'static {
+pub trait Element:
+    Copy + Send + Sync + Default + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + 'static
+{
     /// Its dtype.
     const DTYPE: DType;
     /// From double, rounded.
@@ -61,8 +64,6 @@ pub trait Element: Copy + Send + Sync + Default + 'static {
     fn to_f64(self) -> f64;
     /// From an integer below 2^24 in size, exact.
     fn from_i32(value: i32) -> Self;
-    /// p a + q b.
-    fn combine(p: Self, a: Self, q: Self, b: Self) -> Self;
     /// Do `work` on registers of the instruction set.
     fn dispatch<W: Work<Self>>(set: InstructionSet, work: W) -> W::Output;
 }
@@ -91,10 +92,6 @@ impl Element for f32 {
         value as f32
     }
     #[inline(always)]
-    fn combine(p: Self, a: Self, q: Self, b: Self) -> Self {
-        p * a + q * b
-    }
-    #[inline(always)]
     fn dispatch<W: Work<f32>>(set: InstructionSet, work: W) -> W::Output {
         match set {
             InstructionSet::Portable => work.run::<portable::F32x4>(),
@@ -121,10 +118,6 @@ impl Element for f64 {
     #[inline(always)]
     fn from_i32(value: i32) -> Self {
         f64::from(value)
-    }
-    #[inline(always)]
-    fn combine(p: Self, a: Self, q: Self, b: Self) -> Self {
-        p * a + q * b
     }
     #[inline(always)]
     fn dispatch<W: Work<f64>>(_: InstructionSet, work: W) -> W::Output {
@@ -163,6 +156,15 @@ pub trait Vector: Real {
     /// # Safety
     /// They must be writable.
     unsafe fn store(self, to: *mut Self::Element);
+    /// The elements at `LANES` rising indices, the last less than `LANES` above the first.
+    ///
+    /// # Safety
+    /// The indices must be readable, and `LANES` elements from the first index on.
+    #[inline(always)]
+    unsafe fn pick_near(from: *const Self::Element, indices: *const i32) -> Self {
+        // SAFETY: the elements are among those of the caller's promise.
+        unsafe { pick(from, indices) }
+    }
     /// Read `LANES` singles.
     ///
     /// # Safety
@@ -264,6 +266,16 @@ unsafe fn load_each<V: Vector, H: Copy>(from: *const H, convert: impl Fn(H) -> V
     }
     // SAFETY: the array holds at least LANES elements.
     unsafe { V::load(lanes.as_ptr()) }
+}
+
+/// The elements at `LANES` indices.
+///
+/// # Safety
+/// They and the indices must be readable.
+#[inline(always)]
+pub unsafe fn pick<V: Vector>(from: *const V::Element, indices: *const i32) -> V {
+    // SAFETY: the caller's promise.
+    unsafe { load_each(indices, |index| *from.offset(index as isize)) }
 }
 
 /// Write the lanes as another type, converted one by one.
