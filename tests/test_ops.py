@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -15,7 +18,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 
 import rarepixel as rp
-from rarepixel import ops, reference
+from rarepixel import _core, ops, reference
 from rarepixel.options import Options
 from support import gradient_of
 
@@ -286,6 +289,29 @@ def test_forked_workers_use_the_loss() -> None:
         loader = DataLoader(LossOfItem(), num_workers=2, multiprocessing_context="fork", batch_size=None)
         assert [float(item) for item in loader] == expected
     assert [LossOfItem()[i] for i in range(4)] == expected
+
+
+def test_torchs_threads_and_our_own_give_the_same_bits() -> None:
+    """On Linux the work runs on torch's OpenMP threads; a process without torch has none to borrow."""
+    assert _core.join_torch() == (sys.platform == "linux")
+    script = """
+import sys, numpy as np, rarepixel.numpy as rpn
+logits = np.random.default_rng(0).standard_normal((2, 5, 256, 256)).astype(np.float32)
+labels = np.zeros((2, 256, 256), dtype=np.uint8)
+loss, gradient = rpn.dice_focal_loss(logits, labels)
+assert "torch" not in sys.modules
+sys.stdout.buffer.write(np.float32(loss).tobytes() + gradient.tobytes())
+"""
+    environment = {**os.environ, "RAREPIXEL_NUM_THREADS": "3"}
+    own = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, check=True).stdout
+    logits = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 5, 256, 256)).astype(np.float32))
+    logits.requires_grad_()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    loss = rp.dice_focal_loss(logits, torch.zeros(2, 256, 256, dtype=torch.uint8))
+    (gradient,) = torch.autograd.grad(loss, logits)
+    torch.set_num_threads(threads)
+    assert loss.detach().numpy().tobytes() + gradient.numpy().tobytes() == own
 
 
 def test_many_python_threads() -> None:
