@@ -134,10 +134,11 @@ unsafe fn gather_as<V: Vector, S: Storage>(run: Run<'_, V::Element>) {
                 }
             }
         } else {
-            for i in 0..len {
-                let from = from.offset(i as isize * pixel_stride);
-                for c in 0..view.channels {
-                    *to.add(c * stride + i) = from.offset(c as isize * channel_stride).read_unaligned().to_element();
+            // Class by class: the run stays in the first-level cache, and one side of the copy is contiguous.
+            for c in 0..view.channels {
+                let (from, to) = (from.offset(c as isize * channel_stride), to.add(c * stride));
+                for i in 0..len {
+                    *to.add(i) = from.offset(i as isize * pixel_stride).read_unaligned().to_element();
                 }
             }
         }
@@ -163,10 +164,10 @@ unsafe fn scatter_as<V: Vector, S: Storage>(run: Run<'_, V::Element>) {
                 }
             }
         } else {
-            for i in 0..len {
-                let to = to.offset(i as isize * pixel_stride);
-                for c in 0..view.channels {
-                    to.offset(c as isize * channel_stride).write_unaligned(S::from_element(*from.add(c * stride + i)));
+            for c in 0..view.channels {
+                let (from, to) = (from.add(c * stride), to.offset(c as isize * channel_stride));
+                for i in 0..len {
+                    to.offset(i as isize * pixel_stride).write_unaligned(S::from_element(*from.add(i)));
                 }
             }
         }
