@@ -160,7 +160,7 @@ def test_machine_code(input: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("source", "kernel", "size"),
-    [("reduce", "reduce", 264), ("gradient", "gradient", 264), ("finish", "finish", 128), ("resize", "majority", 304)],
+    [("reduce", "reduce", 264), ("gradient", "gradient", 264), ("finish", "finish", 152), ("resize", "majority", 304)],
 )
 def test_parameters_are_the_structs_of_the_host(source: str, kernel: str, size: int) -> None:
     """src/cuda/arguments.rs asserts the same sizes."""

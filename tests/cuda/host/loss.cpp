@@ -52,6 +52,7 @@ int main() {
   finishing.coefficients = coefficients.get();
   finishing.pixel_factor = 1;
   finishing.region_factor = lambda;
+  finishing.prediction_factor = finishing.target_factor = 1;  // Dice
   finishing.smooth = smooth;
   finishing.rows = 1;
   finishing.blocks = blocks;
