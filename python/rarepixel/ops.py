@@ -125,24 +125,22 @@ def _forward(
         _cuda.forward(spec(options), _described, input, target, weight, dice_weight, loss, sums)
         return loss, sums
     pixels = _empty_loss(input, target, options) if options.reduction == "none" else None
-    described = _described(input)
-    if gradient is None:
-        destination = None
-    elif gradient.is_contiguous() and input.is_contiguous():
-        destination = (gradient.data_ptr(), *described[1:4], gradient)
-    else:
-        destination = _described(gradient)
     value, numbers = _core.loss_forward(
         spec(options),
-        described,
+        _described(input),
         _described(target),
         weight,
         dice_weight,
         None if pixels is None else _described(pixels),
-        destination,
+        None if gradient is None else _described(gradient),
         torch.get_num_threads(),
     )
     return torch.scalar_tensor(value, dtype=_compute_dtype(input)) if pixels is None else pixels, numbers
+
+
+def _as_numbers(sums: Sums) -> list[float]:
+    """The sums row by row."""
+    return sums.flatten().tolist() if isinstance(sums, Tensor) else sums
 
 
 def _as_tensor(sums: Sums, input: Tensor, options: Options) -> Tensor:
@@ -177,7 +175,7 @@ def _backward(
         _described(target),
         weight,
         dice_weight,
-        sums.flatten().tolist() if isinstance(sums, Tensor) else sums,
+        _as_numbers(sums),
         _described(gradient),
         torch.get_num_threads(),
     )
@@ -213,7 +211,7 @@ class _Synchronised(torch.autograd.Function):
         if _on_cuda(input):
             _cuda.finish(spec(options), _described, classes, sums, dice_weight, loss)
         else:
-            loss.fill_(_core.loss_finish(spec(options), sums.flatten().tolist(), classes, dice_weight))
+            loss.fill_(_core.loss_finish(spec(options), _as_numbers(sums), classes, dice_weight))
         ctx.save_for_backward(input, target)
         ctx.sums, ctx.ranks = sums, torch.distributed.get_world_size(group)
         ctx.arguments = (weight, dice_weight, options)
@@ -384,9 +382,7 @@ def _in_transform() -> bool:
     return not is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
 
 
-def _as_weight(argument: str, weight: Tensor | Sequence[float] | None, input: Tensor) -> Tensor | None:
-    if weight is None:
-        return None
+def _as_weight(argument: str, weight: Tensor | Sequence[float], input: Tensor) -> Tensor:
     if not isinstance(weight, Tensor):
         try:
             values = torch.as_tensor(weight, dtype=torch.float64)
@@ -423,33 +419,24 @@ def loss(
     sync: Sync = False,
 ) -> Tensor:
     """The loss that `options` describe, through autograd; `weight_names` are the weights' names in the user's call."""
-    # First the common case, in as few steps as there can be: small tensors spend their time here.
-    if (
-        weight is None
-        and dice_weight is None
-        and sync is False
-        and _is_plain(input)
-        and type(target) is Tensor
-        and not (target.requires_grad or _in_transform() or _on_cuda(input))
-        and input.is_cpu
-        and target.is_cpu
-    ):
-        return _eager(input, target, None, None, options)
     for argument, value in (("input", input), ("target", target)):
         if not isinstance(value, Tensor):
             raise TypeError(f"{argument}: got {type(value).__name__}, expected a torch.Tensor")
-    if target.device != input.device:
-        raise ValueError(f"target: got a tensor on {target.device}, expected {input.device}, where input is")
+    device = input.device
+    if target.device != device:
+        raise ValueError(f"target: got a tensor on {target.device}, expected {device}, where input is")
     if target.requires_grad:
         raise ValueError(
             "target: got a tensor that requires grad, expected constants: the losses give no gradient for it"
         )
-    weight = _as_weight(weight_names[0], weight, input)
-    dice_weight = _as_weight(weight_names[1], dice_weight, input)
+    if weight is not None:
+        weight = _as_weight(weight_names[0], weight, input)
+    if dice_weight is not None:
+        dice_weight = _as_weight(weight_names[1], dice_weight, input)
     if sync is not False:
         return _synchronised(input, target, options, weight, dice_weight, sync)
-    if input.device.type not in ("cpu", "cuda", "meta"):
-        _warn_once(input.device.type)
+    if device.type not in ("cpu", "cuda", "meta"):
+        _warn_once(device.type)
         return _plain(input, target, weight, dice_weight, options)
     if _in_transform():
         return _plain(input, target, weight, dice_weight, options)
@@ -460,16 +447,10 @@ def loss(
     if not _is_plain(input):
         result: Tensor = torch.ops.rarepixel.loss(input, target, weight, dice_weight, *options)[0]
         return result
-    return _eager(input, target, weight, dice_weight, options)
-
-
-def _eager(
-    input: Tensor, target: Tensor, weight: Tensor | None, dice_weight: Tensor | None, options: Options
-) -> Tensor:
     input, target = _prepared(input, target)
     weights = (_constants(weight, input), _constants(dice_weight, input))
     if torch.is_grad_enabled() and input.requires_grad:
-        result: Tensor = _Loss.apply(input, target, *weights, options)
+        result = _Loss.apply(input, target, *weights, options)
         return result
     return _forward(input, target, *weights, options, None)[0]
 

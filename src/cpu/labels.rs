@@ -54,11 +54,11 @@ macro_rules! with_labels {
             DType::Int16 => with_labels!(@as i16, $label, $body),
             DType::Int32 => with_labels!(@as i32, $label, $body),
             DType::Int64 => with_labels!(@as i64, $label, $body),
-            _ => unreachable!("checked by cpu::problem: labels are integers"),
+            _ => unreachable!("checked before: labels are integers"),
         }
     };
 }
-pub(super) use with_labels;
+pub(crate) use with_labels;
 
 /// Labels a scan takes at a time.
 const BLOCK: usize = 4096;

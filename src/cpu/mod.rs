@@ -3,7 +3,7 @@
 mod count;
 mod job;
 mod kernel;
-mod labels;
+pub(crate) mod labels;
 pub mod pool;
 mod problem;
 pub mod resize;

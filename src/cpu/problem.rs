@@ -209,7 +209,7 @@ impl<'a> Problem<'a> {
 
     /// Whether [`Problem::reduce_with_gradient`] serves this loss.
     pub fn is_one_pass(&self) -> bool {
-        self.spec.region.is_none() && self.spec.is_scalar() && self.upsampled.is_none()
+        self.spec.is_one_pass() && self.upsampled.is_none()
     }
 
     /// Both passes in one, for an incoming gradient of 1: the denominators of pixel losses depend on the target alone.

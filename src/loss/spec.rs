@@ -146,6 +146,11 @@ impl LossSpec {
         self.reduction != Reduction::None
     }
 
+    /// Whether the gradient needs no sum over the logits of all pixels, so that one pass gives it with the loss.
+    pub fn is_one_pass(&self) -> bool {
+        self.region.is_none() && self.is_scalar()
+    }
+
     /// Whether sums are kept sample by sample.
     pub fn per_sample(&self) -> bool {
         self.region.is_some_and(|(region, _)| region.per_sample)

@@ -6,6 +6,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::TILE;
+use crate::cpu::labels::{Label, with_labels};
 use crate::tensor::{DType, View};
 
 /// What a label outside `[0, C)` is read as.
@@ -56,16 +57,10 @@ impl<'a> Reader<'a> {
         ignore_index: Option<i64>,
         classes: &mut [u32],
     ) {
-        match self.view.dtype() {
-            DType::UInt8 => self.labels_of::<u8>(sample, first, number_of_classes, ignore_index, classes),
-            DType::Int16 => self.labels_of::<i16>(sample, first, number_of_classes, ignore_index, classes),
-            DType::Int32 => self.labels_of::<i32>(sample, first, number_of_classes, ignore_index, classes),
-            DType::Int64 => self.labels_of::<i64>(sample, first, number_of_classes, ignore_index, classes),
-            other => unreachable!("labels of {}", other.name()),
-        }
+        with_labels!(self.view, |L| self.labels_of::<L>(sample, first, number_of_classes, ignore_index, classes));
     }
 
-    fn labels_of<T: Copy + Default + Into<i64>>(
+    fn labels_of<T: Label + Default>(
         &self,
         sample: usize,
         first: usize,
@@ -77,7 +72,7 @@ impl<'a> Reader<'a> {
         let stored = &mut stored[..classes.len()];
         self.load(sample, 0, first, stored);
         for (class, &label) in classes.iter_mut().zip(&*stored) {
-            let label: i64 = label.into();
+            let label = label.to_i64();
             // As unsigned, a negative label is out of range too.
             let checked = if (label as u64) < number_of_classes as u64 { label as u32 } else { INVALID };
             *class = if Some(label) == ignore_index { number_of_classes as u32 } else { checked };
@@ -86,19 +81,11 @@ impl<'a> Reader<'a> {
 
     /// One label as it is, for an error message.
     pub(super) fn label(&self, sample: usize, pixel: usize) -> i64 {
-        match self.view.dtype() {
-            DType::UInt8 => self.one::<u8>(sample, pixel).into(),
-            DType::Int16 => self.one::<i16>(sample, pixel).into(),
-            DType::Int32 => self.one::<i32>(sample, pixel).into(),
-            DType::Int64 => self.one::<i64>(sample, pixel),
-            other => unreachable!("label of {}", other.name()),
-        }
-    }
-
-    fn one<T: Copy + Default>(&self, sample: usize, pixel: usize) -> T {
-        let mut value = [T::default()];
-        self.load(sample, 0, pixel, &mut value);
-        value[0]
+        with_labels!(self.view, |L| {
+            let mut label = [L::default()];
+            self.load(sample, 0, pixel, &mut label);
+            label[0].to_i64()
+        })
     }
 
     /// Copies elements of one channel, from pixel `first` on. `T` is always the type that the view's dtype names.

@@ -118,16 +118,10 @@ impl PyLossSpec {
         Ok(Self { resized: LossSpec { ignore_index: IGNORED.into(), ..spec.clone() }, spec, sizes })
     }
 
-    /// (rows, columns) of the sums of a batch.
-    fn sums_shape(&self, samples: usize, classes: usize) -> (usize, usize) {
-        (if self.spec.per_sample() { samples } else { 1 }, row_length(&self.spec, classes))
-    }
-
     /// Whether loss and gradient can be had in one pass.
     #[getter]
     fn one_pass(&self) -> bool {
-        let upsamples = matches!(self.sizes, Sizes::Upsample { .. });
-        self.spec.region.is_none() && self.spec.is_scalar() && !upsamples
+        self.spec.is_one_pass() && !matches!(self.sizes, Sizes::Upsample { .. })
     }
 
     fn __repr__(&self) -> String {
