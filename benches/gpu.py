@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+import machine
 import rarepixel as rp
 from rarepixel import reference
 
@@ -109,13 +110,6 @@ def measure(name: str, loss: Loss, batches: list[tuple[Tensor, Tensor]], repeats
     return times[0], milliseconds(cycle(backward), repeats), times[1]
 
 
-def commit() -> str:
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
-    )
-    return done.stdout.strip() or "unknown"
-
-
 def driver() -> str:
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"]
     try:
@@ -139,7 +133,7 @@ def main() -> None:
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "rarepixel": rp.__version__,
-        "commit": commit(),
+        "commit": machine.commit(),
     }
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     print(f"copy bandwidth {bandwidth:.0f} GB/s")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import datetime
 import importlib.util
 import json
 import os
@@ -31,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
+import machine
 import rarepixel as rp
 
 BATCH_SIZE, CROP, CORES = 8, 512, 2
@@ -51,7 +51,7 @@ def main() -> None:
         rows = bench(root, packed, arguments.rounds, arguments.pairs)
         rows += [first_batch(root), memory(packed), masks(root)]
     load = os.getloadavg()[0]
-    report(rows, f"{arguments.rounds} rounds, {CORES} threads or workers, {cpu()}, load {load:.1f}")
+    report(rows, f"{arguments.rounds} rounds, {CORES} threads or workers, {machine.cpu()}, load {load:.1f}")
 
 
 def copy_of_root(given: Path | None, folder: Path) -> Path:
@@ -244,20 +244,13 @@ def masks(root: Path) -> dict[str, object]:
     return {**row, "bar": f"at least 100 {verdict(median >= 100)}"}
 
 
-def cpu() -> str:
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    models = (line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name"))
-    return next(models, "unknown CPU")
-
-
 def report(rows: list[dict[str, object]], title: str) -> None:
     columns = ["what", "value", "unit", "spread", "bar"]
     table = Table(*columns, title=title)
     for row in rows:
         table.add_row(*(str(row.get(column, "")) for column in columns))
     Console(width=150).print(table)
-    name = re.sub(r"[^a-z0-9]+", "-", cpu().lower()).strip("-")
-    path = HERE / "results" / f"{datetime.date.today():%Y-%m-%d}-{name}-loader.csv"
+    path = HERE / "results" / machine.file_name("loader")
     path.parent.mkdir(exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)

@@ -127,7 +127,7 @@ def main(
     console = Console()
     console.width = max(console.width, 160)  # narrower, columns would be cut
     console.print(report.table(measurements))
-    path = output or (None if quick else RESULTS / machine.file_name())
+    path = output or (None if quick else RESULTS / machine.file_name("losses"))
     if path:
         report.write_csv(measurements, path)
         console.print(f"written: {path}")

@@ -58,7 +58,7 @@ def facts() -> dict[str, str]:
     }
 
 
-def file_name() -> str:
-    """<date>-<cpu>-losses.csv: other benches write other tables into the same folder."""
+def file_name(bench: str) -> str:
+    """<date>-<cpu>-<bench>.csv: each bench writes tables of its own into the same folder."""
     name = re.sub(r"\((r|tm|c)\)|@.*", "", cpu().lower())
-    return f"{datetime.date.today().isoformat()}-{re.sub(r'[^a-z0-9]+', '-', name).strip('-')}-losses.csv"
+    return f"{datetime.date.today().isoformat()}-{re.sub(r'[^a-z0-9]+', '-', name).strip('-')}-{bench}.csv"

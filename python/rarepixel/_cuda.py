@@ -178,10 +178,8 @@ def backward(
     ordinal, stream = _place(input)
     # Per row: the factor of the pixel term, and with Dice two numbers for each class.
     rows, columns = sums.shape
-    coefficients = sums.new_empty(
-        rows * (1 + 2 * input.shape[1] if columns > 3 else 1),
-        dtype=torch.float64 if input.dtype == torch.float64 else torch.float32,
-    )
+    length = rows * (1 + 2 * input.shape[1] if columns > 3 else 1)
+    coefficients = sums.new_empty(length, dtype=grad_output.dtype)
     _core.cuda_loss_backward(
         spec,
         ordinal,

@@ -36,8 +36,7 @@ pub unsafe fn add_confusion(
     let (input, target) = if joined.0.samples == joined.1.samples { joined } else { (input, target) };
     let variant = Variant::confusion(&input, &target, classes);
     let kernel = device.kernel(&variant)?;
-    let needed = (input.samples * input.pixels).div_ceil(variant.pixels_a_block());
-    let blocks = needed.min(kernel.resident as usize);
+    let blocks = kernel.blocks(&variant, input.samples * input.pixels, 1);
     let arguments = PassArguments {
         counts,
         ignore_index,

@@ -29,7 +29,15 @@ pub struct Kernel {
     /// Threads a block.
     threads: u32,
     /// Blocks of the first function that the device holds at a time.
-    pub resident: u32,
+    resident: u32,
+}
+
+impl Kernel {
+    /// Blocks for each of `rows` rows of so many pixels: enough to fill the device once, and no more than there is work for. It depends
+    /// on shapes and the model of GPU alone, so sums are added up in the same order on every run.
+    pub fn blocks(&self, variant: &Variant, pixels: usize, rows: usize) -> usize {
+        pixels.div_ceil(variant.pixels_a_block()).min((self.resident as usize).div_ceil(rows)).max(1)
+    }
 }
 
 /// Makes the thread's current context what it was before: torch relies on it.

@@ -144,13 +144,10 @@ impl<'a> Problem<'a> {
         if self.spec.per_sample() { pass } else { pass.joined() }
     }
 
-    /// Blocks a row: enough to fill the device once, and no more than there is work for. It depends on shapes and the model of GPU
-    /// alone, so sums are added up in the same order on every run.
+    /// Blocks a row.
     fn blocks(&self, variant: &Variant, kernel: &Kernel) -> usize {
         let rows = self.rows().max(1);
-        let pixels = self.input.samples * self.input.pixels / rows;
-        let needed = pixels.div_ceil(variant.pixels_a_block());
-        needed.min((kernel.resident as usize).div_ceil(rows)).max(1)
+        kernel.blocks(variant, self.input.samples * self.input.pixels / rows, rows)
     }
 
     /// What both passes hand to their kernels.

@@ -51,8 +51,7 @@ impl Resize<'_> {
         }
         let variant = Variant::resize(target.dtype(), classes);
         let kernel = device.kernel(&variant)?;
-        let needed = (labels.samples * labels.pixels).div_ceil(variant.pixels_a_block());
-        let blocks = needed.min(kernel.resident as usize);
+        let blocks = kernel.blocks(&variant, labels.samples * labels.pixels, 1);
         let size = |[height, width]: [usize; 2]| [height as i64, width as i64];
         let pass = PassArguments {
             counts,

@@ -206,13 +206,9 @@ pub fn cuda_loss_backward(
         let scalar = spec.spec.is_scalar();
         let real = compute_type(input.dtype("input", "a floating dtype")?);
         expect_shape("grad_output", &grad_output.shape, if scalar { &[] } else { &target.shape }, "that of the loss")?;
-        if grad_output.dtype("grad_output", "a floating dtype")? != real {
-            return Err(Error::type_(
-                "grad_output",
-                format!("{:?}", grad_output.dtype("grad_output", "")?),
-                real.name(),
-            )
-            .into());
+        let got = grad_output.dtype("grad_output", "a floating dtype")?;
+        if got != real {
+            return Err(Error::type_("grad_output", got.name(), real.name()).into());
         }
         let (rows, columns) = problem.sums_shape();
         expect_shape("sums", &sums.shape, &[rows, columns], "(rows, columns) of the spec")?;

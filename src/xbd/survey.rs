@@ -223,8 +223,6 @@ pub fn survey<E: From<Error>>(
         let path = tile.mask_path();
         path.strip_prefix(folder).unwrap_or(path).to_string_lossy().into_owned()
     };
-    let mut surveys = vec![None; tiles.len()];
-    let mut changed = false;
     let one = |index: usize| {
         let tile = &tiles[index];
         let stamp = Stamp::of(tile.mask_path())?;
@@ -243,20 +241,18 @@ pub fn survey<E: From<Error>>(
         fresh.extend(entry.map(|entry| (index, entry)));
         done()
     })?;
-    for (index, entry) in fresh {
-        masks.insert(name(&tiles[index]), entry);
-        changed = true;
-    }
-    for (survey, tile) in surveys.iter_mut().zip(tiles) {
-        let Entry { survey: found, drawn, .. } = &masks[&name(tile)];
-        let found = found.clone();
-        *survey = Some(if *drawn { found.with_un_classified(un_classified) } else { found });
-    }
+    let changed = !fresh.is_empty();
+    masks.extend(fresh.into_iter().map(|(index, entry)| (name(&tiles[index]), entry)));
+    let surveyed = |tile: &TileSource| {
+        let Entry { survey, drawn, .. } = &masks[&name(tile)];
+        let survey = survey.clone();
+        if *drawn { survey.with_un_classified(un_classified) } else { survey }
+    };
+    let tiles = tiles.iter().map(surveyed).collect();
     let not_kept = changed.then(|| {
         let bytes = serde_json::to_vec(&SurveyFile { version: VERSION, masks }).expect("has only text keys");
         write_whole(file, &bytes).err()
     });
-    let tiles = surveys.into_iter().map(|survey| survey.expect("every tile has one")).collect();
     Ok(Surveys { tiles, not_kept: not_kept.flatten() })
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 import zlib
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 import rarepixel as rp
+from support import real_tiles
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GRAY, RGB, PALETTE, GRAY_ALPHA, RGBA = 0, 2, 3, 4, 6
@@ -29,9 +29,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def real() -> Path:
     """The real tiles, at RAREPIXEL_XBD_ROOT or beside the project; without them the test is skipped."""
-    beside = Path(__file__).parents[2].parent / "shared" / "xbd-sample"
-    path = Path(os.environ.get("RAREPIXEL_XBD_ROOT", beside))
-    if not path.is_dir():
+    path = real_tiles()
+    if path is None:
         pytest.skip("no real xBD tiles here")
     return path
 

@@ -81,7 +81,9 @@ class Data:
     """What a run trains on and what it is judged by."""
 
     train: Batches
+    whole: rp.xbd.XBDDataset
     validation: Subset[Sample]
+    """Some of `whole`."""
     options: Options
 
     def validation_tiles(self) -> Iterator[Sample]:
@@ -104,7 +106,7 @@ def load(root: Path, options: Options) -> Data:
         train, validation = sorted(order[held_out:]), sorted(order[:held_out])
     if not train:
         raise ValueError(f"{root}: got {len(whole)} tile, expected at least 2, one to train on and one to validate")
-    return Data(Batches(crops, train, options), Subset(whole, validation), options)
+    return Data(Batches(crops, train, options), whole, Subset(whole, validation), options)
 
 
 def _shared_out(dataset: Dataset[Sample], batches: Sequence[Sequence[int]], options: Options) -> Iterator[Sample]:

@@ -62,8 +62,11 @@ def write_pictures(training: Training, output: Path) -> None:
 def _most_damaged(training: Training) -> list[int]:
     """Validation tiles, those with most classes and then most damaged pixels first."""
 
+    whole, indices = training.data.whole, training.data.validation.indices
+
     def damage(index: int) -> tuple[int, int]:
-        counts = torch.bincount(training.data.validation[index][2].flatten(), minlength=256)[2:5]
+        # Of the mask alone: the images need not be decoded.
+        counts = rp.xbd._count([whole.tiles[indices[index]]], whole.un_classified, whole.max_pixels)[2:]
         return int((counts > 0).sum()), int(counts.sum())
 
     return sorted(range(len(training.data.validation)), key=damage, reverse=True)[:_SAMPLES]

@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -24,9 +24,7 @@ application = typer.Typer(no_args_is_help=True, add_completion=False, help="xBD 
 
 Root = Annotated[Path, typer.Argument(help="Folder in the official layout, or a pack.")]
 Splits = Annotated[list[str] | None, typer.Option("--split", help="A split, again for more.", show_default="all")]
-UnClassifiedOption = Annotated[
-    Literal["ignore", "no-damage", "background"], typer.Option(help="What un-classified buildings become.")
-]
+UnClassifiedOption = Annotated[xbd.UnClassified, typer.Option(help="What un-classified buildings become.")]
 
 Progress = Callable[[int], object]
 
@@ -53,11 +51,13 @@ def stats(
     from rich.console import Console
     from rich.table import Column, Table
 
-    with _errors("stats"), _progress("counting", _tiles(root, splits)) as done:
-        names = sorted({tile.disaster for tile in xbd.index(root, splits).tiles})
-        counts = {
-            name: xbd.pixel_counts(root, splits, un_classified, disasters=[name], progress=done) for name in names
-        }
+    with _errors("stats"):
+        tiles = xbd._select(root, splits, None, None)
+        counts = {}
+        with _progress("counting", len(tiles)) as done:
+            for name in sorted({tile.disaster for tile in tiles}):
+                chosen = [tile for tile in tiles if tile.disaster == name]
+                counts[name] = xbd._count(chosen, un_classified, xbd.MAX_PIXELS, done)
     total = np.sum(list(counts.values()), axis=0)
     classes = [Column(name, justify="right", overflow="fold") for name in xbd.CLASS_NAMES]
     table = Table(Column("disaster", no_wrap=True), *classes, title="pixels of each class in %")
@@ -100,14 +100,12 @@ def pack(
     ] = None,
 ) -> None:
     """Write decoded tiles, from which crops are read without decoding; run it again to go on or after changes."""
-
-    def total() -> int:
-        return len(xbd._of_disasters(root, xbd.index(root, splits), disasters, exclude_disasters))
-
-    with _errors("pack"), _progress("packing", total) as done:
-        written, kept = xbd.pack(
-            root, output, splits, disasters=disasters, exclude_disasters=exclude_disasters, progress=done
-        )
+    with _errors("pack"):
+        tiles = xbd._of_disasters(root, xbd.index(root, splits), disasters, exclude_disasters)
+        with _progress("packing", len(tiles)) as done:
+            written, kept = xbd.pack(
+                root, output, splits, disasters=disasters, exclude_disasters=exclude_disasters, progress=done
+            )
     typer.echo(f"{written} tiles written, {kept} were there")
 
 
@@ -148,7 +146,7 @@ def score(
     """
     with _errors("score", prefix="rarepixel"):
         pairs = score_pairs(predictions, targets)
-        with _progress("scoring", lambda: len(pairs)) as done:
+        with _progress("scoring", len(pairs)) as done:
             result = score_tiles(pairs, progress=done)
         names = ("no_damage", "minor_damage", "major_damage", "destroyed")
         text = json.dumps(
@@ -184,12 +182,12 @@ def _draw_mix(counts: dict[str, np.typing.NDArray[np.int64]], path: Path) -> Non
     figure.savefig(path, dpi=150)
 
 
-def _tiles(root: Path, splits: list[str] | None) -> Callable[[], int]:
-    return lambda: len(xbd.index(root, splits).tiles)
+def _tiles(root: Path, splits: list[str] | None) -> int:
+    return len(xbd.index(root, splits).tiles)
 
 
 @contextlib.contextmanager
-def _progress(text: str, total: Callable[[], int]) -> Iterator[Progress]:
+def _progress(text: str, total: int) -> Iterator[Progress]:
     """A progress bar on standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -197,7 +195,7 @@ def _progress(text: str, total: Callable[[], int]) -> Iterator[Progress]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(text, total=total())
+        task = bar.add_task(text, total=total)
         yield lambda count: bar.advance(task, count)
 
 

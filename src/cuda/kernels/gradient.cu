@@ -32,12 +32,11 @@ __device__ __forceinline__ void gradient_at(const Arguments& a, const Real* coef
     base -= q_y * softmax.probability() + rest;
     at_target += softmax.probability() * (q_y * softmax.complement() - rest);
   }
-  Real weight_sum = 0;
-  if (SMOOTHING) EACH_CLASS(c) weight_sum += weight_of(a, c);
+  const Real weights = weight_sum(a);
   EACH_CLASS(c) {
     const Real p = z.e(c) * softmax.inverse;
     Real g = c == y ? at_target : p * (REGION ? base + b[c] : base);
-    if (SMOOTHING) g += factor * (Real)a.smoothing * (weight_sum * p - weight_of(a, c));
+    if (SMOOTHING) g += factor * (Real)a.smoothing * (weights * p - weight_of(a, c));
     write(c, valid ? g : elsewhere);
   }
 }

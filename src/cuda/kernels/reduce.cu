@@ -14,13 +14,6 @@ __device__ __forceinline__ double* partial(const Arguments& a, const Way& way, i
   return a.partials + ((int64)way.row * columns + column) * a.blocks + way.block;
 }
 
-// sum_c w_c, of which label smoothing needs the same at every pixel.
-__device__ __forceinline__ Real weight_sum(const Arguments& a) {
-  Real sum = 0;
-  if (SMOOTHING) EACH_CLASS(c) sum += weight_of(a, c);
-  return sum;
-}
-
 // The loss at a valid pixel of class y; `weights` is their sum.
 __device__ __forceinline__ Real loss_at(const Arguments& a, const Softmax& softmax, const Logits& z, int y, Real weights) {
   if (PIXEL == 0) return 0;

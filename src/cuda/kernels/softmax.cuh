@@ -3,6 +3,13 @@
 // w_y, or 1 where there are no weights.
 __device__ __forceinline__ Real weight_of(const Arguments& a, int y) { return a.weight ? load(a.weight + y) : (Real)1; }
 
+// sum_c w_c, of which label smoothing needs the same at every pixel.
+__device__ __forceinline__ Real weight_sum(const Arguments& a) {
+  Real sum = 0;
+  if (SMOOTHING) EACH_CLASS(c) sum += weight_of(a, c);
+  return sum;
+}
+
 // One pixel: its logits, and with them e_c = exp(z_c - m).
 struct Logits {
   Real m;
