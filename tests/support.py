@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,3 +88,13 @@ def laid_out(tensor: Tensor, layout: str) -> Tensor:
 def gradient_of(loss: Tensor, input: Tensor, grad_output: Tensor | None = None) -> Tensor:
     (gradient,) = torch.autograd.grad(loss, input, grad_output)
     return gradient
+
+
+def replaced(pattern: str, replacement: str, number: int = 0) -> Callable[[str], str]:
+    """Text with one match of the pattern replaced: the one of that number, from 0 or (negative) from behind."""
+
+    def change(text: str) -> str:
+        match = list(re.finditer(pattern, text))[number]
+        return text[: match.start()] + match.expand(replacement) + text[match.end() :]
+
+    return change

@@ -15,6 +15,7 @@ import torch
 
 import rarepixel as rp
 from rarepixel import _cuda
+from support import replaced
 
 DIGEST = 32
 pytestmark = pytest.mark.usefixtures("emulator")
@@ -38,17 +39,6 @@ def plant(folder: Path, kernel: str, change: Callable[[str], str]) -> None:
     entries[0].write_bytes(changed.encode() + hashlib.sha256(changed.encode()).digest())
 
 
-def nth(pattern: str, replacement: str, number: int) -> Callable[[str], str]:
-    """Replace one match of the pattern: the one of that number, from 0 or (negative) from behind."""
-
-    def change(text: str) -> str:
-        found = list(re.finditer(pattern, text))
-        match = found[number]
-        return text[: match.start()] + match.expand(replacement) + text[match.end() :]
-
-    return change
-
-
 def caught(
     kernel: str, change: Callable[[str], str], classes: int, folder: Path, monkeypatch: pytest.MonkeyPatch, device: int
 ) -> str:
@@ -64,49 +54,54 @@ def caught(
 BARRIER = r"bar\.sync\s+0;"
 VECTOR_LOAD = r"(ld\.global\.nc\.v4\.\w+\s+\{[^}]*\},\s*\[%rd\d+)(?:\+\d+)?\]"
 DEFECTS = {
-    **{f"dropped barrier {i}": ("reduce", nth(BARRIER, "", i), 5, "race: |uninitialised") for i in range(5)},
-    "dropped barrier in the finish": ("finish", nth(BARRIER, "", 0), 5, "race: "),
-    "dropped barrier in the gradient": ("gradient", nth(BARRIER, "", 0), 5, "(race: |uninitialised)"),
-    "dropped warp barrier": ("reduce", nth(r"bar\.warp\.sync\s+-1;", "", 0), 40, "race: "),
+    **{f"dropped barrier {i}": ("reduce", replaced(BARRIER, "", i), 5, "race: |uninitialised") for i in range(5)},
+    "dropped barrier in the finish": ("finish", replaced(BARRIER, "", 0), 5, "race: "),
+    "dropped barrier in the gradient": ("gradient", replaced(BARRIER, "", 0), 5, "(race: |uninitialised)"),
+    "dropped warp barrier": ("reduce", replaced(r"bar\.warp\.sync\s+-1;", "", 0), 40, "race: "),
     "out of bounds": (
         "gradient",
-        nth(VECTOR_LOAD, r"\1+4096]", -1),
+        replaced(VECTOR_LOAD, r"\1+4096]", -1),
         5,
         "ILLEGAL_ADDRESS.*read outside of every tensor",
     ),
     "out of bounds of shared memory": (
         "reduce",
-        nth(r"(ld\.shared\.\w+\s+%\w+, \[%r\d+)[^\]]*\]", r"\1+65536]", 0),
+        replaced(r"(ld\.shared\.\w+\s+%\w+, \[%r\d+)[^\]]*\]", r"\1+65536]", 0),
         5,
         "ILLEGAL_ADDRESS.*outside of shared memory",
     ),
-    "misaligned": ("gradient", nth(VECTOR_LOAD, r"\1+4]", 0), 5, "MISALIGNED_ADDRESS"),
+    "misaligned": ("gradient", replaced(VECTOR_LOAD, r"\1+4]", 0), 5, "MISALIGNED_ADDRESS"),
     "uninitialised shared memory": (
         "reduce",
-        nth(r"st\.shared\.\w+\s+\[[^\]]*\], (?:0|0f00000000);", "", 0),
+        replaced(r"st\.shared\.\w+\s+\[[^\]]*\], (?:0|0f00000000);", "", 0),
         5,
         "uninitialised shared memory",
     ),
     "wrong mask": (
         "reduce",
-        nth(r"(shfl\.sync\.bfly\.b32[^;]*), -1;", r"\1, 2147483647;", 0),
+        replaced(r"(shfl\.sync\.bfly\.b32[^;]*), -1;", r"\1, 2147483647;", 0),
         5,
         "its mask does not name",
     ),
-    "dropped barrier in the confusion matrix": ("confusion", nth(BARRIER, "", -1), 5, "race: "),
+    "dropped barrier in the confusion matrix": ("confusion", replaced(BARRIER, "", -1), 5, "race: "),
     "an addition that is not atomic": (
         "confusion",
-        nth(r"(?:atom|red)(\.shared)\.add(\.u32)\s+(?:%r\d+, )?(\[[^\]]*\], )", r"st\1\2 \3", 1),
+        replaced(r"(?:atom|red)(\.shared)\.add(\.u32)\s+(?:%r\d+, )?(\[[^\]]*\], )", r"st\1\2 \3", 1),
         5,
         "race: ",
     ),
     "an addition to global memory that is not atomic": (
         "confusion",
-        nth(r"(?:atom|red)(\.global)\.add(\.u64)\s+(?:%rd\d+, )?(\[[^\]]*\], )", r"st\1\2 \3", -1),
+        replaced(r"(?:atom|red)(\.global)\.add(\.u64)\s+(?:%rd\d+, )?(\[[^\]]*\], )", r"st\1\2 \3", -1),
         5,
         "race: ",
     ),
-    "blocks that write one place": ("reduce", nth(r"(mov\.u32\s+%r\d+), %ctaid\.x;", r"\1, 0;", 0), 5, "race: write"),
+    "blocks that write one place": (
+        "reduce",
+        replaced(r"(mov\.u32\s+%r\d+), %ctaid\.x;", r"\1, 0;", 0),
+        5,
+        "race: write",
+    ),
 }
 
 
@@ -125,7 +120,7 @@ def test_an_entry_that_the_driver_refuses_is_compiled_again(
     """Here for an instruction that the emulator does not know: it never skips one."""
     monkeypatch.setenv("RAREPIXEL_CACHE_DIR", str(tmp_path / "cache"))
     run(5)
-    plant(tmp_path / "cache", "reduce", nth(r"add\.f32", "frobnicate.f32", 0))
+    plant(tmp_path / "cache", "reduce", replaced(r"add\.f32", "frobnicate.f32", 0))
     monkeypatch.setattr(_cuda, "_place", lambda tensor: (fresh_device + 32, 0))
     monkeypatch.setenv("EMULATOR_LOG", str(tmp_path / "calls"))
     run(5)

@@ -10,10 +10,11 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from support import replaced
 
 HOST = Path(__file__).parent / "host"
 KERNELS = Path(__file__).parents[2] / "src" / "cuda" / "kernels"
@@ -99,25 +100,13 @@ def test_the_kernels_are_clean(variant: str, sanitizer: str, engines: dict[str, 
         assert done.stdout.startswith("right"), done.stdout
 
 
-def without(pattern: str, number: int) -> Callable[[str], str]:
-    return replaced(pattern, "", number)
-
-
-def replaced(pattern: str, replacement: str, number: int = 0) -> Callable[[str], str]:
-    def change(text: str) -> str:
-        match = list(re.finditer(pattern, text))[number]
-        return text[: match.start()] + match.expand(replacement) + text[match.end() :]
-
-    return change
-
-
 BARRIER = r"__syncthreads\(\);"
 DEFECTS = {
-    "dropped barrier": ("reduce.cu", without(BARRIER, 0), "float32", "thread", "data race"),
-    "dropped barrier, seen in the numbers": ("reduce.cu", without(BARRIER, 0), "float32", "nan", "wrong"),
-    "dropped barrier in the finish": ("finish.cu", without(BARRIER, 0), "float32", "thread", "data race"),
-    "dropped barrier in the gradient": ("gradient.cu", without(BARRIER, 0), "float32", "thread", "data race"),
-    "dropped warp barrier": ("reduce.cu", without(r"__syncwarp\(\);", 0), "40 classes", "thread", "data race"),
+    "dropped barrier": ("reduce.cu", replaced(BARRIER, ""), "float32", "thread", "data race"),
+    "dropped barrier, seen in the numbers": ("reduce.cu", replaced(BARRIER, ""), "float32", "nan", "wrong"),
+    "dropped barrier in the finish": ("finish.cu", replaced(BARRIER, ""), "float32", "thread", "data race"),
+    "dropped barrier in the gradient": ("gradient.cu", replaced(BARRIER, ""), "float32", "thread", "data race"),
+    "dropped warp barrier": ("reduce.cu", replaced(r"__syncwarp\(\);", "", 0), "40 classes", "thread", "data race"),
     "a barrier that some threads skip": (
         "reduce.cu",
         replaced(BARRIER, "if (threadIdx.x < 40) __syncthreads();"),
@@ -148,7 +137,7 @@ DEFECTS = {
     ),
     "uninitialised shared memory": (
         "reduce.cu",
-        without(r"if \(REGION\) SLOT\(sums, c\) = 0;", 0),
+        replaced(r"if \(REGION\) SLOT\(sums, c\) = 0;", "", 0),
         "float32",
         "nan",
         "wrong",
@@ -162,7 +151,7 @@ DEFECTS = {
     ),
     "dropped barrier in the confusion matrix": (
         "confusion.cu",
-        without(BARRIER, 1),
+        replaced(BARRIER, "", 1),
         "confusion",
         "thread",
         "data race",
