@@ -8,7 +8,7 @@ use super::variant::{Source, Variant};
 use crate::loss::operands::{Target, check_operands, check_pixels, compute_type};
 use crate::loss::spec::{Absent, Average, LossSpec, PixelLoss, Reduction};
 use crate::loss::sums::{self, Ratio};
-use crate::tensor::{DType, View};
+use crate::tensor::{DType, View, expect_shape};
 use crate::{Error, Result};
 
 /// Columns of the partial sums before those of the classes: the pixel loss and the wrong labels.
@@ -38,8 +38,8 @@ pub struct Forward<'a> {
     pub pixel_loss: Option<View<'a>>,
     /// Rows of sums, float64: see [`sums`].
     pub sums: Pointer,
-    /// Workspace of [`Problem::workspace`] float64.
-    pub partials: Pointer,
+    /// Workspace of float64, and its length: [`Problem::workspace`].
+    pub partials: (Pointer, usize),
 }
 
 /// Device memory of the backward pass; 0 where there is none.
@@ -95,7 +95,7 @@ impl<'a> Problem<'a> {
         check_operands(spec, &input, &target)?;
         check_pixels(&input, &target)?;
         if matches!(target, Target::Soft(..)) && spec.pixel.is_some() {
-            let expected = "class indices: only Dice takes one-hot or soft targets on CUDA";
+            let expected = "class indices: only Dice and Tversky take one-hot or soft targets on CUDA";
             return Err(Error::value("target", "one value for each class", expected));
         }
         check_classes("input", input.channels)?;
@@ -128,8 +128,12 @@ impl<'a> Problem<'a> {
     /// How many float64 the forward pass keeps its partial sums in. Loads the kernel, whose occupancy decides it.
     pub fn workspace(&self, pixel_loss: Option<View<'a>>) -> Result<usize> {
         let (_, _, _, blocks) = self.first_pass(pixel_loss)?;
+        Ok(self.partials_len(blocks))
+    }
+
+    fn partials_len(&self, blocks: usize) -> usize {
         let parts = if self.spec.region.is_some() { 3 } else { 1 };
-        Ok(self.rows() * blocks * (PARTIAL_LEADING + parts * self.classes()))
+        self.rows() * blocks * (PARTIAL_LEADING + parts * self.classes())
     }
 
     fn first_pass(&self, pixel_loss: Option<View<'a>>) -> Result<(Pass<'a>, Variant, Arc<Kernel>, usize)> {
@@ -180,10 +184,12 @@ impl<'a> Problem<'a> {
     /// All pointers must be valid on the device, for what they are said to hold, until the stream has come so far.
     pub unsafe fn forward(&self, memory: &Forward<'a>) -> Result<()> {
         let (pass, variant, kernel, blocks) = self.first_pass(memory.pixel_loss)?;
+        let (partials, length) = memory.partials;
+        expect_shape("partials", &[length], &[self.partials_len(blocks)], "what cuda_workspace asks for")?;
         let finish = self.finish_kernel()?;
         let mut arguments = self.arguments(&pass, &variant, blocks);
         arguments.weight = memory.weight;
-        arguments.partials = memory.partials;
+        arguments.partials = partials;
         if let Some(loss) = &pass.pixel {
             arguments.loss = loss.address() as Pointer;
             arguments.loss_strides = loss.strides.into();
@@ -195,7 +201,7 @@ impl<'a> Problem<'a> {
                 self.device.launch(&kernel, 0, self.stream, grid, &arguments)?;
             }
             let arguments = FinishArguments {
-                partials: memory.partials,
+                partials,
                 sums: memory.sums,
                 loss: memory.loss,
                 weight: memory.weight,

@@ -91,8 +91,6 @@ pub fn cuda_loss_forward(
         expect_shape("loss", &loss.shape, if scalar { &[] } else { &target.shape }, "that of the result")?;
         let (rows, columns) = problem.sums_shape();
         expect_shape("sums", &sums.shape, &[rows, columns], "(rows, columns) of the spec")?;
-        let needed = problem.workspace(pixel_loss)?;
-        expect_shape("partials", &partials.shape, &[needed], "what cuda_workspace asks for")?;
         let (weight, dice_weight) = weights(&spec.spec, &weight, &dice_weight, &input)?;
         let memory = Forward {
             weight,
@@ -100,7 +98,7 @@ pub fn cuda_loss_forward(
             loss: if scalar { loss.contiguous("loss", real)? } else { 0 },
             pixel_loss,
             sums: sums.contiguous("sums", DType::Float64)?,
-            partials: partials.contiguous("partials", DType::Float64)?,
+            partials: (partials.contiguous("partials", DType::Float64)?, partials.shape.iter().product()),
         };
         // SAFETY: rarepixel's own Python code makes these from live tensors of that device, which torch keeps until the stream has
         // come so far; shapes and dtypes were checked above.
