@@ -1,6 +1,7 @@
 //! A run of pixels, cut into tiles: operands that lie class by class in memory are used in place, others by way of a copy
 //! that stays in the cache.
 
+use super::aligned::Aligned;
 use super::kernel::{self, LaneSums, Mode, Params, Tile};
 use super::labels;
 use super::simd::{Element, InstructionSet, MAX_LANES};
@@ -12,6 +13,8 @@ use crate::tensor::View;
 const MAX_TILE: usize = 512;
 /// Elements of one operand of a tile, so that it stays in the first-level cache.
 const TILE_ELEMENTS: usize = 8192;
+/// Bytes of a row of logits that are asked for before their turn. One row for each class is more than the hardware foresees.
+const AHEAD: usize = 1024;
 /// Images of fewer pixels are gathered, several to a tile.
 const SMALL_IMAGE: usize = 64;
 
@@ -62,25 +65,25 @@ impl<T> Job<'_, T> {
 /// Buffers of one tile, made once for each thread.
 pub struct Scratch<T> {
     tile: usize,
-    logits: Vec<T>,
-    soft: Vec<T>,
-    gradient: Vec<T>,
-    labels: Vec<T>,
-    loss: Vec<T>,
-    incoming: Vec<T>,
+    logits: Aligned<T>,
+    soft: Aligned<T>,
+    gradient: Aligned<T>,
+    labels: Aligned<T>,
+    loss: Aligned<T>,
+    incoming: Aligned<T>,
 }
 
 impl<T: Element> Scratch<T> {
     /// For tiles of `classes` classes.
     pub fn new(classes: usize) -> Self {
         let tile = (TILE_ELEMENTS / classes.max(1)).clamp(MAX_LANES, MAX_TILE) / MAX_LANES * MAX_LANES;
-        let pixels = || vec![T::default(); tile];
+        let pixels = || Aligned::new(tile);
         // The big ones are made when a tile first needs them: planar float32 never does.
         Self {
             tile,
-            logits: Vec::new(),
-            soft: Vec::new(),
-            gradient: Vec::new(),
+            logits: Aligned::new(0),
+            soft: Aligned::new(0),
+            gradient: Aligned::new(0),
             labels: pixels(),
             loss: pixels(),
             incoming: pixels(),
@@ -128,11 +131,11 @@ pub fn run<T: Element, M: Mode>(set: InstructionSet, job: Job<'_, T>, scratch: &
             }
             // The last register's surplus is ignored.
             scratch.labels[len..padded].fill(T::from_i32(-1));
-            let operand = |view: &View<'_>, in_place: bool, buffer: &mut Vec<T>| {
+            let operand = |view: &View<'_>, in_place: bool, buffer: &mut Aligned<T>| {
                 if direct && in_place {
                     return (view.at::<T>(sample, 0, pixel).cast_const(), view.strides[1]);
                 }
-                buffer.resize(classes * tile_size, T::default());
+                buffer.grow(classes * tile_size);
                 let to = buffer.as_mut_ptr();
                 piece.each(|sample, pixel, offset, len| {
                     gather(
@@ -160,7 +163,7 @@ pub fn run<T: Element, M: Mode>(set: InstructionSet, job: Job<'_, T>, scratch: &
             let (gradient, gradient_stride) = match &job.gradient {
                 Some(view) if direct && gradient_in_place => (view.at::<T>(sample, 0, pixel), view.strides[1]),
                 Some(_) => {
-                    scratch.gradient.resize(classes * tile_size, T::default());
+                    scratch.gradient.grow(classes * tile_size);
                     (scratch.gradient.as_mut_ptr(), tile_size as isize)
                 }
                 None => (std::ptr::null_mut(), 0),
@@ -176,6 +179,7 @@ pub fn run<T: Element, M: Mode>(set: InstructionSet, job: Job<'_, T>, scratch: &
                 gradient_stride,
                 loss: job.loss.map_or(std::ptr::null_mut(), |_| scratch.loss.as_mut_ptr()),
                 incoming: job.incoming.map_or(std::ptr::null(), |_| scratch.incoming.as_ptr()),
+                ahead: if direct && logits_in_place { AHEAD / size_of::<T>() } else { 0 },
             };
             kernel::run::<T, M>(set, &tile, job.params, &mut sums, &mut banks);
             if let Some(view) = &job.gradient

@@ -6,10 +6,12 @@ mod soft;
 
 use std::marker::PhantomData;
 
+use super::aligned::Aligned;
 use super::simd::{Element, InstructionSet, MAX_LANES, Vector, Work};
 use crate::loss::spec::PixelLoss;
 
 /// Pixels in class-major order: class c of pixel i is at `logits + c * logits_stride + i`.
+#[derive(Clone, Copy)]
 pub struct Tile<T> {
     /// Pixels; a multiple of [`MAX_LANES`].
     pub len: usize,
@@ -31,6 +33,8 @@ pub struct Tile<T> {
     pub loss: *mut T,
     /// (len): the incoming gradient of each pixel, or null.
     pub incoming: *const T,
+    /// How many pixels before their turn logits and gradients are asked for; 0 where they are in the cache.
+    pub ahead: usize,
 }
 
 /// What a kernel needs beside the pixels.
@@ -79,13 +83,13 @@ pub trait Mode {
     const REGION: bool;
 }
 
-/// Buffers for a register of pixels for each class, three times over.
-pub struct Banks<T>(Vec<T>, usize);
+/// Buffers of registers of pixels for each class: for a group of registers, and two for sums.
+pub struct Banks<T>(Aligned<T>, usize);
 
 impl<T: Element> Banks<T> {
     /// For `classes` classes, on any instruction set.
     pub fn new(classes: usize) -> Self {
-        Self(vec![T::default(); 3 * classes * MAX_LANES], classes * MAX_LANES)
+        Self(Aligned::new((hard::GROUP + 2) * classes * MAX_LANES), classes * MAX_LANES)
     }
 }
 
@@ -93,6 +97,12 @@ impl<T: Element> Banks<T> {
 struct Bank<'a, T>(&'a mut [T]);
 
 impl<T> Bank<'_, T> {
+    /// The `r`th of the parts that hold a register for each of `classes` classes.
+    #[inline(always)]
+    fn part<V: Vector<Element = T>>(&mut self, r: usize, classes: usize) -> Bank<'_, T> {
+        let length = classes * V::LANES;
+        Bank(&mut self.0[r * length..][..length])
+    }
     #[inline(always)]
     fn get<V: Vector<Element = T>>(&self, c: usize) -> V {
         debug_assert!((c + 1) * V::LANES <= self.0.len());
@@ -136,7 +146,7 @@ impl<T: Element, M: Mode> Work<T> for Kernel<'_, T, M> {
     #[inline(always)]
     fn run<V: Vector<Element = T>>(self) {
         let Banks(buffer, length) = self.banks;
-        let (e, rest) = buffer.split_at_mut(*length);
+        let (e, rest) = buffer.split_at_mut(hard::GROUP * *length);
         let (intersection, prediction) = rest.split_at_mut(*length);
         // SAFETY: the promise of the caller of `run`, the only one to make this.
         unsafe {

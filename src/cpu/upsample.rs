@@ -8,6 +8,7 @@
 //! full-size row is their mix, register by register. Its gradient is added to what each of the two is owed, and folded back to
 //! the small row's own columns when the strip is done with it.
 
+use super::aligned::Aligned;
 use super::kernel::{self, LaneSums, Mode, Params, Tile};
 use super::labels;
 use super::simd::{Element, InstructionSet, MAX_LANES, Vector, Work, pick};
@@ -150,9 +151,9 @@ struct Held<T> {
     /// Which; none at first.
     row: Option<usize>,
     /// (C, TILE): the row stretched to the full-size columns.
-    logits: Vec<T>,
+    logits: Aligned<T>,
     /// (C, TILE): what the row's gradient is owed by each full-size column so far.
-    owed: Vec<T>,
+    owed: Aligned<T>,
 }
 
 /// Buffers of one band.
@@ -163,17 +164,17 @@ struct Scratch<T> {
     small: Vec<T>,
     banks: kernel::Banks<T>,
     /// (C, TILE)
-    logits: Vec<T>,
+    logits: Aligned<T>,
     /// (C, TILE)
-    gradient: Vec<T>,
-    labels: Vec<T>,
-    loss: Vec<T>,
-    incoming: Vec<T>,
+    gradient: Aligned<T>,
+    labels: Aligned<T>,
+    loss: Aligned<T>,
+    incoming: Aligned<T>,
 }
 
 impl<T: Element> Scratch<T> {
     fn new(classes: usize) -> Self {
-        let tile = |rows: usize| vec![T::default(); rows * TILE];
+        let tile = |rows: usize| Aligned::new(rows * TILE);
         let held = || Held { row: None, logits: tile(classes), owed: tile(classes) };
         Self {
             classes,
@@ -310,6 +311,7 @@ impl<T: Element> Scratch<T> {
             gradient_stride: TILE as isize,
             loss: band.loss.map_or(std::ptr::null_mut(), |_| self.loss.as_mut_ptr()),
             incoming: band.incoming.map_or(std::ptr::null(), |_| self.incoming.as_ptr()),
+            ahead: 0,
         };
         // SAFETY: the buffers hold a tile of this many classes.
         unsafe { kernel::run::<T, M>(set, &tile, band.params, sums, &mut self.banks) };

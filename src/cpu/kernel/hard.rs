@@ -2,7 +2,7 @@
 
 use super::label::{Labels, Mixed, Uniform};
 use super::{Bank, LaneSums, Mode, Params, Tile};
-use crate::cpu::simd::{Element, Vector};
+use crate::cpu::simd::{Element, Vector, prefetch, prefetch_write};
 use crate::loss::pixel::{Softmax, pixel_loss};
 use crate::loss::spec::PixelLoss;
 use crate::tensor::DType;
@@ -10,6 +10,8 @@ use crate::tensor::DType;
 /// xBD's background and four grades of damage: a number that the compiler knows, so that loops over classes unroll. It gains 10 %
 /// and costs as much compilation as the kernels for all other numbers together.
 const XBD_CLASSES: usize = 5;
+/// Registers whose exponentials are taken before the rest is done, so that the long chains of operations of several pixels overlap.
+pub const GROUP: usize = 4;
 
 /// A tile of class-index targets.
 ///
@@ -41,115 +43,160 @@ unsafe fn run_for<V: Vector, M: Mode, const C: usize>(
     tile: &Tile<V::Element>,
     params: &Params<V::Element>,
     sums: &mut LaneSums,
-    [e, mut intersection, mut prediction]: [Bank<'_, V::Element>; 3],
+    [mut e, intersection, prediction]: [Bank<'_, V::Element>; 3],
 ) {
     let classes = if C > 0 { C } else { params.classes };
-    if M::REDUCE && M::REGION {
-        for c in 0..classes {
-            intersection.set(c, V::zero());
-            prediction.set(c, V::zero());
-        }
-    }
     let label_smoothing = match params.pixel {
         Some(PixelLoss::CrossEntropy { label_smoothing }) => label_smoothing / classes as f64,
         _ => 0.0,
     };
-    let mut pixels = Pixels { tile, params, label_smoothing, e, intersection, prediction, loss: V::zero() };
-    for i in (0..tile.len).step_by(V::LANES) {
-        // SAFETY: i + LANES <= len; every label is below `classes`, as all labels were counted before, or -1.
-        unsafe {
-            let (first, labels) = (*tile.labels.add(i), V::load(tile.labels.add(i)));
-            if !V::all(labels.equals(V::splat_element(first))) {
-                pixels.register::<M, C>(i, Mixed::new(labels));
-            } else if first.to_f64() >= 0.0 {
-                pixels.register::<M, C>(i, Uniform(first.to_f64() as usize));
-            } else {
-                pixels.ignored::<M>(i);
+    let pixels = Pixels::<V, C> {
+        tile: *tile,
+        classes,
+        pixel: params.pixel,
+        weight: &params.weight,
+        region_target: &params.region_target,
+        region: &params.region,
+        factor: V::splat(params.factor),
+        weight_sum: V::splat(params.weight_sum),
+        smooths: label_smoothing != 0.0,
+        label_smoothing: V::splat(label_smoothing),
+    };
+    let mut totals = Totals { loss: V::zero(), intersection, prediction };
+    if M::REDUCE && M::REGION {
+        for c in 0..classes {
+            totals.intersection.set(c, V::zero());
+            totals.prediction.set(c, V::zero());
+        }
+    }
+    for start in (0..tile.len).step_by(GROUP * V::LANES) {
+        let registers = ((tile.len - start) / V::LANES).min(GROUP);
+        let mut largest = [V::zero(); GROUP];
+        for (r, m) in largest.iter_mut().enumerate().take(registers) {
+            // SAFETY: i + LANES <= len, and the bank holds GROUP registers for each class.
+            *m = unsafe { pixels.exponentials(start + r * V::LANES, e.part::<V>(r, classes)) };
+        }
+        for (r, &m) in largest.iter().enumerate().take(registers) {
+            let (i, e) = (start + r * V::LANES, e.part::<V>(r, classes));
+            // SAFETY: i + LANES <= len; every label is below `classes`, as all labels were counted before, or -1.
+            unsafe {
+                let (first, labels) = (*tile.labels.add(i), V::load(tile.labels.add(i)));
+                if !V::all(labels.equals(V::splat_element(first))) {
+                    pixels.register::<M>(i, m, e, Mixed::new(labels), &mut totals);
+                } else if first.to_f64() >= 0.0 {
+                    pixels.register::<M>(i, m, e, Uniform(first.to_f64() as usize), &mut totals);
+                } else {
+                    pixels.ignored::<M>(i);
+                }
             }
         }
     }
     if M::REDUCE {
-        pixels.loss.add_to(&mut sums.loss);
+        totals.loss.add_to(&mut sums.loss);
         if M::REGION {
             for c in 0..classes {
-                pixels.intersection.get::<V>(c).add_to(&mut sums.classes[c]);
-                pixels.prediction.get::<V>(c).add_to(&mut sums.classes[classes + c]);
+                totals.intersection.get::<V>(c).add_to(&mut sums.classes[c]);
+                totals.prediction.get::<V>(c).add_to(&mut sums.classes[classes + c]);
             }
         }
     }
 }
 
-/// One register of pixels, at `i`.
-///
-/// i + LANES <= len for the tile, and its methods take classes below `classes` alone.
-struct Register<'a, V: Vector, L> {
-    tile: &'a Tile<V::Element>,
-    params: &'a Params<V::Element>,
-    i: usize,
-    labels: L,
+/// What the registers of a tile share. By value: a store through the tile's pointers might otherwise change it for all that the
+/// compiler knows, and it would be read again for every register.
+struct Pixels<'a, V: Vector, const C: usize> {
+    tile: Tile<V::Element>,
+    classes: usize,
+    pixel: Option<PixelLoss>,
+    weight: &'a [V::Element],
+    region_target: &'a [V::Element],
+    region: &'a [V::Element],
+    factor: V,
+    weight_sum: V,
+    smooths: bool,
+    /// Divided by the number of classes.
+    label_smoothing: V,
 }
 
-impl<V: Vector, L: Labels<V>> Register<'_, V, L> {
-    /// z_c; 0 at an ignored pixel: what stands there, nan and inf included, must not matter.
+/// Sums over the pixels of a tile so far.
+struct Totals<'a, V: Vector> {
+    /// The pixel losses.
+    loss: V,
+    /// I_c.
+    intersection: Bank<'a, V::Element>,
+    /// P_c.
+    prediction: Bank<'a, V::Element>,
+}
+
+impl<V: Vector, const C: usize> Pixels<'_, V, C> {
     #[inline(always)]
-    fn logit(&self, c: usize) -> V {
-        debug_assert!(c < self.params.classes);
-        let tile = self.tile;
-        // SAFETY: i + LANES <= len and c < classes, so the tile holds the address.
-        self.labels.valid(unsafe { V::load(tile.logits.offset(c as isize * tile.logits_stride).add(self.i)) })
+    fn classes(&self) -> usize {
+        if C > 0 { C } else { self.classes }
     }
 
-    /// The value of a class in every lane.
+    /// z_c of the register at `i`; 0 at an ignored pixel: what stands there, nan and inf included, must not matter.
+    ///
+    /// # Safety
+    /// i + LANES <= len and c < classes.
     #[inline(always)]
-    fn one_of(&self, values: &[V::Element], c: usize) -> V {
-        debug_assert!(c < values.len());
-        // SAFETY: c < classes, and weights and coefficients have as many elements.
-        unsafe { V::splat_element(*values.get_unchecked(c)) }
+    unsafe fn logit(&self, c: usize, i: usize, labels: impl Labels<V>) -> V {
+        // SAFETY: the caller's promise, and that of the tile.
+        labels.valid(unsafe { V::load(self.tile.logits.offset(c as isize * self.tile.logits_stride).add(i)) })
     }
 
     /// w_c.
     #[inline(always)]
     fn weight(&self, c: usize) -> V {
-        if self.params.weight.is_empty() { V::one() } else { self.one_of(&self.params.weight, c) }
+        if self.weight.is_empty() { V::one() } else { V::splat_element(self.weight[c]) }
     }
 
-    /// The value times the incoming gradient.
+    /// The value times the incoming gradient of the register at `i`.
+    ///
+    /// # Safety
+    /// i + LANES <= len.
     #[inline(always)]
-    fn incoming(&self, value: V) -> V {
+    unsafe fn incoming(&self, value: V, i: usize) -> V {
         let incoming = self.tile.incoming;
-        // SAFETY: i + LANES <= len; it is not null.
-        if incoming.is_null() { value } else { value * unsafe { V::load(incoming.add(self.i)) } }
+        // SAFETY: the caller's promise; it is not null.
+        if incoming.is_null() { value } else { value * unsafe { V::load(incoming.add(i)) } }
     }
 
     /// (dL/dz_c) / e_c for c != y.
     #[inline(always)]
     fn slope<M: Mode>(&self, c: usize, base: V, inverse: V) -> V {
-        if M::REGION { inverse.mul_add(self.one_of(&self.params.region, c), base) } else { base }
+        if M::REGION { inverse.mul_add(V::splat_element(self.region[c]), base) } else { base }
     }
 
     /// dL/dz_c with the part of label smoothing, `factor` (W p_c - w_c).
     #[inline(always)]
     fn smoothed(&self, gradient: V, c: usize, p: V, factor: V) -> V {
-        factor.mul_add(p.mul_add(V::splat(self.params.weight_sum), -self.weight(c)), gradient)
+        factor.mul_add(p.mul_add(self.weight_sum, -self.weight(c)), gradient)
     }
-}
 
-/// What the registers of a tile share.
-struct Pixels<'a, V: Vector> {
-    tile: &'a Tile<V::Element>,
-    params: &'a Params<V::Element>,
-    /// Divided by the number of classes.
-    label_smoothing: f64,
-    e: Bank<'a, V::Element>,
-    /// I_c so far.
-    intersection: Bank<'a, V::Element>,
-    /// P_c so far.
-    prediction: Bank<'a, V::Element>,
-    /// The sum of the pixel losses so far.
-    loss: V,
-}
+    /// e_c of the register at `i` into the bank; returns m.
+    ///
+    /// # Safety
+    /// i + LANES <= len.
+    #[inline(always)]
+    unsafe fn exponentials(&self, i: usize, mut e: Bank<'_, V::Element>) -> V {
+        let classes = self.classes();
+        // SAFETY: the caller's promise.
+        let labels = Mixed::new(unsafe { V::load(self.tile.labels.add(i)) });
+        let mut m = V::splat(f64::NEG_INFINITY);
+        for c in 0..classes {
+            let address = self.tile.logits.wrapping_offset(c as isize * self.tile.logits_stride);
+            prefetch(address.wrapping_add(i + self.tile.ahead));
+            // SAFETY: the caller's promise.
+            let z = unsafe { self.logit(c, i, labels) };
+            e.set(c, z);
+            m = m.max(z);
+        }
+        for c in 0..classes {
+            e.set(c, (e.get::<V>(c) - m).exp());
+        }
+        m
+    }
 
-impl<V: Vector> Pixels<'_, V> {
     /// A register of ignored pixels at `i`.
     ///
     /// # Safety
@@ -159,7 +206,7 @@ impl<V: Vector> Pixels<'_, V> {
         // SAFETY: the caller's promise, and that of the tile.
         unsafe {
             if M::GRADIENT {
-                (0..self.params.classes).for_each(|c| self.write(c, i, V::zero()));
+                (0..self.classes()).for_each(|c| self.write(c, i, V::zero()));
             }
             if M::REDUCE && M::PIXEL && !self.tile.loss.is_null() {
                 V::zero().store(self.tile.loss.add(i));
@@ -167,7 +214,8 @@ impl<V: Vector> Pixels<'_, V> {
         }
     }
 
-    /// A register of pixels at `i`. Per pixel, with m = max z, e_c = exp(z_c - m) and p_c = e_c / sum e:
+    /// The register of pixels at `i`, whose e_c are in the bank. Per pixel, with m = max z, e_c = exp(z_c - m)
+    /// and p_c = e_c / sum e:
     ///
     /// ```text
     /// dL/dz_c = K (p_c - y_c) + p_c (q_c - sum_j p_j q_j),      K = factor k, q_c = a_c y_c + b_c
@@ -176,25 +224,22 @@ impl<V: Vector> Pixels<'_, V> {
     /// ```
     ///
     /// # Safety
-    /// i + LANES <= len, the labels are below the number of classes, and C is as for [`run_for`].
+    /// i + LANES <= len, and the labels are below the number of classes.
     #[inline(always)]
-    unsafe fn register<M: Mode, const C: usize>(&mut self, i: usize, labels: impl Labels<V>) {
-        let (tile, params) = (self.tile, self.params);
-        let classes = if C > 0 { C } else { params.classes };
-        let at = Register { tile, params, i, labels };
-        let mut m = V::splat(f64::NEG_INFINITY);
-        for c in 0..classes {
-            let z = at.logit(c);
-            self.e.set(c, z);
-            m = m.max(z);
-        }
-        for c in 0..classes {
-            self.e.set(c, (self.e.get::<V>(c) - m).exp());
-        }
-        let e = &self.e;
+    unsafe fn register<M: Mode>(
+        &self,
+        i: usize,
+        m: V,
+        e: Bank<'_, V::Element>,
+        labels: impl Labels<V>,
+        totals: &mut Totals<'_, V>,
+    ) {
+        let classes = self.classes();
+        // SAFETY: the caller's promise.
+        let logit = |c: usize| unsafe { self.logit(c, i, labels) };
         let add_e = |c: usize, sum: V| sum + e.get(c);
         let ([e_y, z_y, w_y], others) = if M::PIXEL {
-            labels.split(classes, |c| [e.get(c), at.logit(c), at.weight(c)], add_e)
+            labels.split(classes, |c| [e.get(c), logit(c), self.weight(c)], add_e)
         } else {
             let ([e_y], others) = labels.split(classes, |c| [e.get(c)], add_e);
             ([e_y, m, V::one()], others)
@@ -203,32 +248,33 @@ impl<V: Vector> Pixels<'_, V> {
         let mut slope = V::zero();
         if M::PIXEL {
             let log_sum = softmax.log_sum();
-            let pixel = params.pixel.expect("the mode has a pixel term");
+            let pixel = self.pixel.expect("the mode has a pixel term");
             let result = pixel_loss(pixel, &softmax, log_sum, w_y);
-            slope = at.incoming(result.slope * V::splat(params.factor));
+            // SAFETY: the caller's promise.
+            slope = unsafe { self.incoming(result.slope * self.factor, i) };
             if M::REDUCE {
                 let mut loss = result.loss;
-                if self.label_smoothing != 0.0 {
-                    let mut spread = log_sum * V::splat(params.weight_sum);
+                if self.smooths {
+                    let mut spread = log_sum * self.weight_sum;
                     for c in 0..classes {
-                        spread = at.weight(c).mul_add(m - at.logit(c), spread);
+                        spread = self.weight(c).mul_add(m - logit(c), spread);
                     }
-                    loss = spread.mul_add(V::splat(self.label_smoothing), loss);
+                    loss = spread.mul_add(self.label_smoothing, loss);
                 }
                 loss = labels.valid(loss);
-                self.loss = self.loss + loss;
-                if !tile.loss.is_null() {
+                totals.loss = totals.loss + loss;
+                if !self.tile.loss.is_null() {
                     // SAFETY: the caller's promise; it is not null.
-                    unsafe { loss.store(tile.loss.add(i)) };
+                    unsafe { loss.store(self.tile.loss.add(i)) };
                 }
             }
         }
         if M::REDUCE && M::REGION {
             let inverse = labels.valid(softmax.inverse);
             for c in 0..classes {
-                self.prediction.set(c, e.get::<V>(c).mul_add(inverse, self.prediction.get(c)));
+                totals.prediction.set(c, e.get::<V>(c).mul_add(inverse, totals.prediction.get(c)));
             }
-            labels.add(&mut self.intersection, |c| e.get::<V>(c) * inverse, classes);
+            labels.add(&mut totals.intersection, |c| e.get::<V>(c) * inverse, classes);
         }
         if M::GRADIENT {
             let (p_y, complement) = (softmax.probability(), softmax.complement());
@@ -237,8 +283,8 @@ impl<V: Vector> Pixels<'_, V> {
             if M::REGION {
                 let ([q_y], rest) = labels.split(
                     classes,
-                    |c| [at.one_of(&params.region_target, c)],
-                    |c, sum| e.get::<V>(c).mul_add(at.one_of(&params.region, c), sum),
+                    |c| [V::splat_element(self.region_target[c])],
+                    |c, sum| e.get::<V>(c).mul_add(V::splat_element(self.region[c]), sum),
                 );
                 let rest = rest * softmax.inverse;
                 base = base - q_y.mul_add(p_y, rest);
@@ -247,16 +293,17 @@ impl<V: Vector> Pixels<'_, V> {
             let base = base * softmax.inverse;
             // SAFETY: the caller's promise.
             let write = |c: usize, g: V| unsafe { self.write(c, i, g) };
-            if M::PIXEL && self.label_smoothing != 0.0 {
-                let factor = at.incoming(V::splat(params.factor * self.label_smoothing));
-                let target = |c| at.smoothed(at_target, c, e.get::<V>(c) * softmax.inverse, factor);
+            if M::PIXEL && self.smooths {
+                // SAFETY: the caller's promise.
+                let factor = unsafe { self.incoming(self.factor * self.label_smoothing, i) };
+                let target = |c| self.smoothed(at_target, c, e.get::<V>(c) * softmax.inverse, factor);
                 let other = |c| {
                     let e_c: V = e.get(c);
-                    at.smoothed(e_c * at.slope::<M>(c, base, softmax.inverse), c, e_c * softmax.inverse, factor)
+                    self.smoothed(e_c * self.slope::<M>(c, base, softmax.inverse), c, e_c * softmax.inverse, factor)
                 };
                 labels.write(classes, target, other, write);
             } else {
-                let other = |c| e.get::<V>(c) * at.slope::<M>(c, base, softmax.inverse);
+                let other = |c| e.get::<V>(c) * self.slope::<M>(c, base, softmax.inverse);
                 labels.write(classes, |_| at_target, other, write);
             }
         }
@@ -268,7 +315,9 @@ impl<V: Vector> Pixels<'_, V> {
     /// i + LANES <= len and c < classes.
     #[inline(always)]
     unsafe fn write(&self, c: usize, i: usize, value: V) {
+        let address = self.tile.gradient.wrapping_offset(c as isize * self.tile.gradient_stride);
+        prefetch_write(address.wrapping_add(i + self.tile.ahead));
         // SAFETY: the caller's promise, and that of the tile.
-        unsafe { value.store(self.tile.gradient.offset(c as isize * self.tile.gradient_stride).add(i)) };
+        unsafe { value.store(address.add(i)) };
     }
 }

@@ -12,6 +12,17 @@ use half::{bf16, f16};
 use super::{MAX_LANES, Vector};
 use crate::loss::real::Real;
 
+/// Where the high halves of sixteen 32-bit numbers are, among 32 halves; twice.
+const HIGH_HALVES: [i16; 32] = {
+    let mut indices = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        indices[i] = 2 * (i as i16 % 16) + 1;
+        i += 1;
+    }
+    indices
+};
+
 /// Sixteen singles.
 #[derive(Clone, Copy)]
 pub struct F32x16(__m512);
@@ -147,11 +158,14 @@ impl Vector for F32x16 {
         intrinsics!({
             // Round to nearest even by adding 0x7fff and the lowest kept bit; a nan must not be carried over into infinity.
             let bits = _mm512_castps_si512(self.0);
-            let lowest = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-            let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(lowest, _mm512_set1_epi32(0x7fff)));
+            let odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x1_0000));
+            let rounded = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
+            let rounded = _mm512_mask_add_epi32(rounded, odd, rounded, _mm512_set1_epi32(1));
             let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0);
-            let kept = _mm512_mask_blend_epi32(nan, rounded, _mm512_set1_epi32(0x7fc0_0000));
-            _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(kept)));
+            let kept = _mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc0_0000));
+            // The high halves: one permutation, where shifting and narrowing are three operations.
+            let high = _mm512_permutexvar_epi16(_mm512_loadu_epi16(HIGH_HALVES.as_ptr()), kept);
+            _mm256_storeu_si256(to.cast(), _mm512_castsi512_si256(high));
         })
     }
     #[inline(always)]
