@@ -177,7 +177,7 @@ impl Batch {
 /// The loss, and the gradient written: in one pass where the loss allows it, else in two.
 fn training(problem: &Problem<'_>, gradient: View<'_>) -> f64 {
     let sums = if problem.is_one_pass() {
-        problem.reduce_with_gradient(gradient).expect("valid labels")
+        problem.reduce_with_gradient(gradient, 1.0).expect("valid labels")
     } else {
         let sums = problem.reduce(None).expect("valid labels");
         problem.gradient(&sums, 1.0, None, gradient);

@@ -103,7 +103,7 @@ impl Batch {
         let problem = Problem::new(spec, input, Target::Index(target), Some(weight), None, 2).unwrap();
         let problem = problem.with_instruction_set(set);
         let sums = if at_once {
-            problem.reduce_with_gradient(slope).unwrap()
+            problem.reduce_with_gradient(slope, 1.0).unwrap()
         } else {
             let sums = problem.reduce(None).unwrap();
             problem.gradient(&sums, 1.0, None, slope);

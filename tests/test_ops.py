@@ -125,6 +125,34 @@ def test_incoming_gradients(loss_fn: Loss, dtype: torch.dtype) -> None:
         torch.testing.assert_close(summed, gradient_of(loss_fn(logits, target, reduction="sum"), logits))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("loss_fn", [rp.cross_entropy, rp.focal_loss])
+def test_a_scaled_half_precision_gradient_takes_one_pass_from_the_second_step_on(
+    loss_fn: Loss, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backward, passes = ops._backward, []
+    monkeypatch.setattr(ops, "_last_scale", {})
+    monkeypatch.setattr(ops, "_backward", lambda *arguments: passes.append(arguments) or backward(*arguments))
+    logits, target = batch(dtype)
+
+    def step(scale: float) -> torch.Tensor:
+        loss = loss_fn(logits, target)
+        return gradient_of(loss, logits, torch.tensor(scale, dtype=loss.dtype)).clone()
+
+    first = step(65536.0)
+    assert len(passes) == 1
+    assert torch.equal(step(65536.0), first) and torch.equal(step(65536.0), first)
+    assert len(passes) == 1
+    changed = step(3.0)  # as after an overflow
+    assert len(passes) == 2
+    assert torch.equal(step(3.0), changed) and not torch.equal(changed, first)
+    assert len(passes) == 2
+    for samples in range(300):  # sizes that never come again are forgotten
+        ops._last_scale[ops.Options(), torch.Size([samples])] = 1.0
+    step(2.0)
+    assert len(ops._last_scale) < 256
+
+
 @pytest.mark.parametrize("loss_fn", ALL)
 def test_two_backward_passes_with_retain_graph(loss_fn: Loss) -> None:
     logits, target = batch()

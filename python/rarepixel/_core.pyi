@@ -88,6 +88,7 @@ def loss_forward(
     dice_weight: list[float] | None,
     loss: _Tensor | None,
     gradient: _Tensor | None,
+    scale: float,
     threads: int,
 ) -> tuple[float, list[float]]: ...
 def loss_backward(

@@ -30,6 +30,7 @@ _DTYPES = {
     torch.int64: "int64",
 }
 
+_HALF = (torch.float16, torch.bfloat16)
 
 # Before any fork: see src/cpu/team.rs.
 _core.join_torch()
@@ -110,9 +111,10 @@ def _forward(
     weight: Weight,
     dice_weight: Weight,
     options: Options,
-    gradient: Tensor | None,
+    gradient: Tensor | None = None,
+    scale: float = 1.0,
 ) -> tuple[Tensor, Sums]:
-    """The loss and its sums; on the CPU the gradient of a one-pass loss, too, for an incoming gradient of 1."""
+    """The loss and its sums; on the CPU the gradient of a one-pass loss, too, for an incoming gradient of `scale`."""
     if input.ndim < 2:
         raise ValueError(
             f"input: got shape {list(input.shape)}, expected (N, C, *spatial) with 0 to 3 spatial dimensions"
@@ -133,6 +135,7 @@ def _forward(
         dice_weight,
         None if pixels is None else _described(pixels),
         None if gradient is None else _described(gradient),
+        scale,
         torch.get_num_threads(),
     )
     return torch.scalar_tensor(value, dtype=_compute_dtype(input)) if pixels is None else pixels, numbers
@@ -204,7 +207,7 @@ class _Synchronised(torch.autograd.Function):
         options: Options,
         group: torch.distributed.ProcessGroup | None,
     ) -> Tensor:
-        loss, partial_sums = _forward(input, target, weight, dice_weight, options, None)
+        loss, partial_sums = _forward(input, target, weight, dice_weight, options)
         sums = _as_tensor(partial_sums, input, options)
         torch.distributed.all_reduce(sums, group=group)
         classes = input.shape[1]
@@ -228,8 +231,16 @@ class _Synchronised(torch.autograd.Function):
         return gradient, None, None, None, None, None
 
 
+# What each half-precision loss was multiplied with last time, by a GradScaler or by a factor before it.
+_last_scale: dict[tuple[Options, torch.Size], float] = {}
+
+
 class _Loss(torch.autograd.Function):
-    """The eager path."""
+    """The eager path.
+
+    A half-precision gradient must be multiplied by the incoming gradient before it is rounded. That is known in the backward pass
+    only, but it rarely changes: the forward pass takes the last one, and a wrong guess costs a second pass, with the same result.
+    """
 
     @staticmethod
     def forward(
@@ -240,13 +251,15 @@ class _Loss(torch.autograd.Function):
         dice_weight: Weight,
         options: Options,
     ) -> Tensor:
-        gradient = None
+        gradient, scale = None, 1.0
         # On CUDA the incoming gradient is not known here without waiting for it.
         if spec(options).one_pass and not _on_cuda(input):
             gradient = torch.empty_like(input, memory_format=_memory_format(input))
-        loss, sums = _forward(input, target, weight, dice_weight, options, gradient)
+            if input.dtype in _HALF:
+                scale = _last_scale.get((options, input.shape), 1.0)
+        loss, sums = _forward(input, target, weight, dice_weight, options, gradient, scale)
         ctx.save_for_backward(input, target)
-        ctx.gradient, ctx.arguments = gradient, (weight, dice_weight, sums, options)
+        ctx.gradient, ctx.scale, ctx.arguments = gradient, scale, (weight, dice_weight, sums, options)
         return loss
 
     @staticmethod
@@ -254,13 +267,16 @@ class _Loss(torch.autograd.Function):
         # The gradient is handed over, not kept: a second backward pass (retain_graph) computes it again.
         gradient: Tensor | None = ctx.gradient
         ctx.gradient = None
-        scale = 1.0 if gradient is None else grad_output.item()
-        # A half-precision gradient was rounded without the scale that should keep it from underflowing.
-        if gradient is None or (scale != 1.0 and gradient.dtype not in (torch.float32, torch.float64)):
+        scale = ctx.scale if gradient is None else grad_output.item()
+        if gradient is None or (scale != ctx.scale and gradient.dtype in _HALF):
             input, target = ctx.saved_tensors
             weight, dice_weight, sums, options = ctx.arguments
+            if gradient is not None:
+                if len(_last_scale) >= 256:  # images of ever new sizes
+                    _last_scale.clear()
+                _last_scale[options, input.shape] = scale
             gradient = _backward(grad_output, input, target, weight, dice_weight, sums, options, gradient)
-        elif scale != 1.0:
+        elif scale != ctx.scale:
             gradient.mul_(scale)
         if torch.is_grad_enabled():  # create_graph=True
             gradient = _DifferentiatedOnce.apply(gradient, ctx.saved_tensors[0])
@@ -301,7 +317,7 @@ def _loss_kernel(
     input, target = _prepared(input, target)
     chosen = Options(*options)
     weights = (_constants(weight, input), _constants(dice_weight, input))
-    loss, sums = _forward(input, target, *weights, chosen, None)
+    loss, sums = _forward(input, target, *weights, chosen)
     return loss, _as_tensor(sums, input, chosen)
 
 
@@ -452,7 +468,7 @@ def loss(
     if torch.is_grad_enabled() and input.requires_grad:
         result = _Loss.apply(input, target, *weights, options)
         return result
-    return _forward(input, target, *weights, options, None)[0]
+    return _forward(input, target, *weights, options)[0]
 
 
 def _synchronised(

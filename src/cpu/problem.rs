@@ -212,12 +212,12 @@ impl<'a> Problem<'a> {
         self.spec.is_one_pass() && self.upsampled.is_none()
     }
 
-    /// Both passes in one, for an incoming gradient of 1: the denominators of pixel losses depend on the target alone.
-    pub fn reduce_with_gradient(&self, gradient: View<'_>) -> Result<Vec<f64>> {
+    /// Both passes in one, for an incoming gradient of `scale`: the denominators of pixel losses depend on the target alone.
+    pub fn reduce_with_gradient(&self, gradient: View<'_>, scale: f64) -> Result<Vec<f64>> {
         assert!(self.is_one_pass());
         let counts = self.count()?;
         let mut sums = self.leading_sums(&counts);
-        let pixel = sums::pixel_factor(self.spec, sums[1], sums[2]);
+        let pixel = scale * sums::pixel_factor(self.spec, sums[1], sums[2]);
         let coefficients = [Coefficients { pixel, ..Default::default() }];
         self.pass(Pass::AtOnce, &coefficients, &mut sums, Some(gradient), None, None);
         Ok(sums)

@@ -294,7 +294,7 @@ fn locate(error: Error, shape: &[usize]) -> Error {
 }
 
 /// The loss and the sums, row by row. The loss of each pixel (`reduction = "none"`) goes into `loss`, and that of one-pass losses may
-/// bring its gradient, for an incoming gradient of 1, into `gradient`.
+/// bring its gradient, for an incoming gradient of `scale`, into `gradient`.
 #[pyfunction]
 pub fn loss_forward(
     py: Python<'_>,
@@ -305,6 +305,7 @@ pub fn loss_forward(
     dice_weight: Option<Vec<f64>>,
     loss: Option<Tensor>,
     gradient: Option<Tensor>,
+    scale: f64,
     threads: usize,
 ) -> PyResult<(f64, Vec<f64>)> {
     py.detach(|| {
@@ -313,7 +314,7 @@ pub fn loss_forward(
         let done = operands.solve(|problem| {
             let sums = match (&gradient, &loss) {
                 (Some(gradient), _) => {
-                    problem.reduce_with_gradient(gradient.view("gradient", "a floating dtype", true)?)
+                    problem.reduce_with_gradient(gradient.view("gradient", "a floating dtype", true)?, scale)
                 }
                 (None, Some(loss)) => problem.reduce(Some(loss.view("loss", "a floating dtype", false)?)),
                 (None, None) => problem.reduce(None),
