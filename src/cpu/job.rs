@@ -1,6 +1,7 @@
 //! A run of pixels, cut into tiles: operands that lie class by class in memory are used in place, others by way of a copy
 //! that stays in the cache.
 
+use super::ahead::Ahead;
 use super::aligned::Aligned;
 use super::kernel::{self, LaneSums, Mode, Params, Tile};
 use super::labels;
@@ -13,8 +14,6 @@ use crate::tensor::View;
 const MAX_TILE: usize = 512;
 /// Elements of one operand of a tile, so that it stays in the first-level cache.
 const TILE_ELEMENTS: usize = 8192;
-/// Bytes of a row of logits that are asked for before their turn. One row for each class is more than the hardware foresees.
-const AHEAD: usize = 1024;
 /// Images of fewer pixels are gathered, several to a tile.
 const SMALL_IMAGE: usize = 64;
 
@@ -179,7 +178,8 @@ pub fn run<T: Element, M: Mode>(set: InstructionSet, job: Job<'_, T>, scratch: &
                 gradient_stride,
                 loss: job.loss.map_or(std::ptr::null_mut(), |_| scratch.loss.as_mut_ptr()),
                 incoming: job.incoming.map_or(std::ptr::null(), |_| scratch.incoming.as_ptr()),
-                ahead: if direct && logits_in_place { AHEAD / size_of::<T>() } else { 0 },
+                next_logits: Ahead::of(&job.input, sample, pixel + len),
+                next_gradient: Ahead::of(&job.gradient.unwrap_or(job.input), sample, pixel + len),
             };
             kernel::run::<T, M>(set, &tile, job.params, &mut sums, &mut banks);
             if let Some(view) = &job.gradient

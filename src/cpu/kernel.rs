@@ -6,6 +6,7 @@ mod soft;
 
 use std::marker::PhantomData;
 
+use super::ahead::Ahead;
 use super::aligned::Aligned;
 use super::simd::{Element, InstructionSet, MAX_LANES, Vector, Work};
 use crate::loss::spec::PixelLoss;
@@ -33,8 +34,10 @@ pub struct Tile<T> {
     pub loss: *mut T,
     /// (len): the incoming gradient of each pixel, or null.
     pub incoming: *const T,
-    /// How many pixels before their turn logits and gradients are asked for; 0 where they are in the cache.
-    pub ahead: usize,
+    /// The logits after these.
+    pub next_logits: Ahead,
+    /// Where the gradient after this goes.
+    pub next_gradient: Ahead,
 }
 
 /// What a kernel needs beside the pixels.

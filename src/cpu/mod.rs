@@ -1,5 +1,6 @@
 //! How it is computed on the CPU.
 
+mod ahead;
 mod aligned;
 mod count;
 mod job;

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::simd::{Element, InstructionSet, Vector, Work, prefetch, prefetch_write};
+use super::simd::{Element, InstructionSet, Vector, Work};
 use crate::tensor::{DType, View};
 
 /// A type in which logits are stored.
@@ -127,8 +127,6 @@ unsafe fn gather_as<V: Vector, S: Storage>(run: Run<'_, V::Element>) {
             for c in 0..view.channels {
                 let (from, to) = (from.offset(c as isize * channel_stride), to.add(c * stride));
                 for i in (0..vectors).step_by(V::LANES) {
-                    // The next run of the class: pieces of planes are too short for the hardware to foresee.
-                    prefetch(from.wrapping_add(i + len));
                     S::load::<V>(from.add(i)).store(to.add(i));
                 }
                 for i in vectors..len {
@@ -159,7 +157,6 @@ unsafe fn scatter_as<V: Vector, S: Storage>(run: Run<'_, V::Element>) {
             for c in 0..view.channels {
                 let (from, to) = (from.add(c * stride), to.offset(c as isize * channel_stride));
                 for i in (0..vectors).step_by(V::LANES) {
-                    prefetch_write(to.wrapping_add(i + len));
                     S::store(V::load(from.add(i)), to.add(i));
                 }
                 for i in vectors..len {

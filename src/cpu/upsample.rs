@@ -8,6 +8,7 @@
 //! full-size row is their mix, register by register. Its gradient is added to what each of the two is owed, and folded back to
 //! the small row's own columns when the strip is done with it.
 
+use super::ahead::Ahead;
 use super::aligned::Aligned;
 use super::kernel::{self, LaneSums, Mode, Params, Tile};
 use super::labels;
@@ -311,7 +312,8 @@ impl<T: Element> Scratch<T> {
             gradient_stride: TILE as isize,
             loss: band.loss.map_or(std::ptr::null_mut(), |_| self.loss.as_mut_ptr()),
             incoming: band.incoming.map_or(std::ptr::null(), |_| self.incoming.as_ptr()),
-            ahead: 0,
+            next_logits: Ahead::nothing(self.logits.as_ptr()),
+            next_gradient: Ahead::nothing(self.gradient.as_ptr()),
         };
         // SAFETY: the buffers hold a tile of this many classes.
         unsafe { kernel::run::<T, M>(set, &tile, band.params, sums, &mut self.banks) };

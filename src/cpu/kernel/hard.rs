@@ -2,7 +2,7 @@
 
 use super::label::{Labels, Mixed, Uniform};
 use super::{Bank, LaneSums, Mode, Params, Tile};
-use crate::cpu::simd::{Element, Vector, prefetch, prefetch_write};
+use crate::cpu::simd::{Element, Vector};
 use crate::loss::pixel::{Softmax, pixel_loss};
 use crate::loss::spec::PixelLoss;
 use crate::tensor::DType;
@@ -184,8 +184,7 @@ impl<V: Vector, const C: usize> Pixels<'_, V, C> {
         let labels = Mixed::new(unsafe { V::load(self.tile.labels.add(i)) });
         let mut m = V::splat(f64::NEG_INFINITY);
         for c in 0..classes {
-            let address = self.tile.logits.wrapping_offset(c as isize * self.tile.logits_stride);
-            prefetch(address.wrapping_add(i + self.tile.ahead));
+            self.tile.next_logits.read(c, i);
             // SAFETY: the caller's promise.
             let z = unsafe { self.logit(c, i, labels) };
             e.set(c, z);
@@ -315,9 +314,8 @@ impl<V: Vector, const C: usize> Pixels<'_, V, C> {
     /// i + LANES <= len and c < classes.
     #[inline(always)]
     unsafe fn write(&self, c: usize, i: usize, value: V) {
-        let address = self.tile.gradient.wrapping_offset(c as isize * self.tile.gradient_stride);
-        prefetch_write(address.wrapping_add(i + self.tile.ahead));
+        self.tile.next_gradient.write(c, i);
         // SAFETY: the caller's promise, and that of the tile.
-        unsafe { value.store(address.add(i)) };
+        unsafe { value.store(self.tile.gradient.offset(c as isize * self.tile.gradient_stride).add(i)) };
     }
 }

@@ -68,26 +68,6 @@ pub trait Element:
     fn dispatch<W: Work<Self>>(set: InstructionSet, work: W) -> W::Output;
 }
 
-/// Ask for the cache line at an address that will be read soon; any address will do.
-#[inline(always)]
-pub fn prefetch<T>(address: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch reads nothing, and SSE is part of the baseline.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
-    }
-}
-
-/// The same for one that will be written.
-#[inline(always)]
-pub fn prefetch_write<T>(address: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch reads nothing, and SSE is part of the baseline.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_ET0 }>(address.cast());
-    }
-}
-
 /// Work that is compiled once for each instruction set. `run` must be `inline(always)`, as all that it calls in its loops,
 /// so that it becomes part of a function compiled with the instructions.
 pub trait Work<T> {

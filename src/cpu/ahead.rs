@@ -1,0 +1,62 @@
+//! Asking for memory before it is used. A tile reads and writes a row for each class, more rows than the hardware foresees.
+
+use crate::tensor::View;
+
+/// Where the pixels that come after a tile lie. Nothing is read or written: any address will do.
+#[derive(Clone, Copy)]
+pub struct Ahead {
+    address: *const u8,
+    /// Bytes from one class to the next.
+    class: isize,
+    /// Bytes from one pixel to the next.
+    pixel: isize,
+}
+
+impl Ahead {
+    /// The pixels of the view from `pixel` on, which may be the one behind the last.
+    pub fn of(view: &View<'_>, sample: usize, pixel: usize) -> Self {
+        let size = view.dtype().size() as isize;
+        let [sample_stride, class_stride, pixel_stride] = view.strides;
+        let start = (sample as isize * sample_stride).wrapping_add(pixel as isize * pixel_stride);
+        Self {
+            address: (view.address() as *const u8).wrapping_offset(start.wrapping_mul(size)),
+            class: class_stride * size,
+            pixel: pixel_stride * size,
+        }
+    }
+
+    /// Nothing to ask for: memory that is in the cache.
+    pub fn nothing<T>(cached: *const T) -> Self {
+        Self { address: cached.cast(), class: 0, pixel: 0 }
+    }
+
+    #[inline(always)]
+    fn at(&self, c: usize, i: usize) -> *const i8 {
+        let offset = (c as isize).wrapping_mul(self.class).wrapping_add((i as isize).wrapping_mul(self.pixel));
+        self.address.wrapping_offset(offset).cast()
+    }
+
+    /// Pixel `i` of class `c` will be read.
+    #[inline(always)]
+    pub fn read(&self, c: usize, i: usize) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch reads nothing, and SSE is part of the baseline.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(self.at(c, i));
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = self.at(c, i);
+    }
+
+    /// Pixel `i` of class `c` will be written.
+    #[inline(always)]
+    pub fn write(&self, c: usize, i: usize) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_ET0 }>(self.at(c, i));
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = self.at(c, i);
+    }
+}
