@@ -7,7 +7,7 @@ use crate::tensor::{DType, View};
 use crate::{Error, Result};
 
 /// Labels of one job.
-const JOB: usize = 1 << 16;
+const JOB: usize = 1 << 15;
 
 /// How many pixels of each class the target has; or the error for the first label that is no class and not ignored.
 pub fn count_labels(target: View<'_>, classes: usize, ignore_index: i64, threads: usize) -> Result<Vec<u64>> {

@@ -5,6 +5,7 @@ use super::ahead::Ahead;
 use super::aligned::Aligned;
 use super::kernel::{self, LaneSums, Mode, Params, Tile};
 use super::labels;
+use super::pages;
 use super::simd::{Element, InstructionSet, MAX_LANES};
 use super::transfer::{self, gather, scatter};
 use crate::loss::operands::Target;
@@ -103,6 +104,10 @@ pub fn run<T: Element, M: Mode>(set: InstructionSet, job: Job<'_, T>, scratch: &
     let gradient_in_place = job.gradient.as_ref().is_some_and(in_place);
     let some_in_place = logits_in_place || soft_in_place || gradient_in_place;
     let pixels = job.input.pixels;
+    if let Some(view) = &job.gradient {
+        let pieces = Pieces { pixels, position: job.from, len: job.to - job.from };
+        pieces.each(|sample, pixel, _, len| pages::populate(view, sample, pixel, len));
+    }
     let tile_size = scratch.tile;
     let mut position = job.from;
     while position < job.to {

@@ -6,6 +6,7 @@ mod count;
 mod job;
 mod kernel;
 pub(crate) mod labels;
+mod pages;
 pub mod pool;
 mod problem;
 pub mod resize;

@@ -1,7 +1,7 @@
 //! Sharing jobs between threads: torch's where there are some, else threads of our own, which survive a fork. Small work wakes nobody.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -49,6 +49,34 @@ fn pool(count: usize) -> &'static ThreadPool {
     }
 }
 
+/// Jobs that one thread is to do, from the first to the last; others take over from the end.
+///
+/// Neighbouring jobs read and write neighbouring memory, which the hardware has begun to fetch.
+struct Share(AtomicU64);
+
+impl Share {
+    /// The jobs `from..to`.
+    fn new(from: usize, to: usize) -> Self {
+        Self(AtomicU64::new(Self::pack(from as u64, to as u64)))
+    }
+
+    fn pack(from: u64, to: u64) -> u64 {
+        from << 32 | to
+    }
+
+    /// Take a job: the next one, or the last one for another thread.
+    fn take(&self, own: bool) -> Option<usize> {
+        let rest = |share: u64| {
+            let (from, to) = (share >> 32, share & u64::from(u32::MAX));
+            (from < to).then(|| if own { (from, from + 1, to) } else { (to - 1, from, to - 1) })
+        };
+        let left = |share| rest(share).map(|(_, from, to)| Self::pack(from, to));
+        // The jobs carry no data from thread to thread: what they read was there before the threads were called.
+        let share = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left).ok()?;
+        rest(share).map(|(job, ..)| job as usize)
+    }
+}
+
 /// Do `work(scratch, job)` for every job in 0..jobs on up to `threads` threads, this one among them; the results in job order.
 ///
 /// Each thread makes its own scratch. Which thread does which job varies; the order of the results does not.
@@ -58,29 +86,34 @@ pub fn run<S, R: Send>(
     scratch: impl Fn() -> S + Sync,
     work: impl Fn(&mut S, usize) -> R + Sync,
 ) -> Vec<R> {
-    let helpers = threads.min(jobs).min(MAX_THREADS + 1).saturating_sub(1);
-    if helpers == 0 {
+    assert!(u32::try_from(jobs).is_ok(), "fewer jobs than pixels / 512");
+    let members = threads.min(jobs).min(MAX_THREADS + 1);
+    if members <= 1 {
         let mut scratch = scratch();
         return (0..jobs).map(|job| work(&mut scratch, job)).collect();
     }
-    let next = AtomicUsize::new(0);
+    let shares: Vec<Share> = (0..members).map(|i| Share::new(i * jobs / members, (i + 1) * jobs / members)).collect();
+    let arrived = AtomicUsize::new(0);
     let done = Mutex::new(Vec::with_capacity(jobs));
     let participate = || {
+        let first = arrived.fetch_add(1, Ordering::Relaxed);
+        let next = || (first..first + members).find_map(|i| shares[i % members].take(i == first && first < members));
+        let Some(mut job) = next() else { return };
         let mut scratch = scratch();
         let mut results = Vec::new();
         loop {
-            let job = next.fetch_add(1, Ordering::Relaxed);
-            if job >= jobs {
-                break;
-            }
             results.push((job, work(&mut scratch, job)));
+            match next() {
+                Some(following) => job = following,
+                None => break,
+            }
         }
         done.lock().expect("no holder panics").append(&mut results);
     };
     // As many as torch uses, though fewer may have work: a team of another size would be a new one.
     if !team::share(threads, &participate) {
         pool(threads.min(MAX_THREADS + 1) - 1).in_place_scope(|scope| {
-            for _ in 0..helpers {
+            for _ in 1..members {
                 scope.spawn(|_| participate());
             }
             participate();
@@ -112,6 +145,30 @@ mod tests {
                 assert_eq!(squares, (0..jobs).map(|job| job * job).collect::<Vec<_>>());
             }
         }
+    }
+
+    #[test]
+    fn every_job_of_a_share_is_taken_once_from_either_end() {
+        let share = Share::new(3, 8);
+        let taken = [true, false, true, false, false, true, false].map(|own| share.take(own));
+        assert_eq!(taken, [Some(3), Some(7), Some(4), Some(6), Some(5), None, None]);
+    }
+
+    #[test]
+    fn each_job_is_done_once_where_threads_differ_in_speed() {
+        let times: Vec<_> = (0..1000).map(|_| AtomicUsize::new(0)).collect();
+        run(
+            4,
+            times.len(),
+            || (),
+            |(), job| {
+                if job < 10 {
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+                times[job].fetch_add(1, Ordering::Relaxed);
+            },
+        );
+        assert!(times.iter().all(|count| count.load(Ordering::Relaxed) == 1));
     }
 
     #[test]

@@ -15,9 +15,11 @@ use crate::loss::validate_weight;
 use crate::tensor::{DType, View, expect_shape};
 
 /// A job is about this many logits: long enough that handing it out costs nothing, short enough to share.
-const JOB_ELEMENTS: usize = 1 << 17;
-/// A job is at least this many pixels, so that its sums stay small beside its logits.
-const MIN_JOB: usize = 512;
+const JOB_ELEMENTS: usize = 1 << 16;
+/// A job is a multiple of this many pixels: its sums stay small beside its logits, and it begins where tiles and cache lines do.
+const JOB_PIXELS: usize = 512;
+/// A band of upsampled logits is about this many, seen at full size.
+const BAND_ELEMENTS: usize = 1 << 18;
 /// Fewer logits than this are not worth waking a thread for.
 const SERIAL_ELEMENTS: usize = 1 << 15;
 
@@ -232,7 +234,7 @@ impl<'a> Problem<'a> {
     fn cut(&self) -> (usize, usize, usize, usize) {
         let (rows, _) = self.sums_shape();
         let row_pixels = self.input.samples * self.pixels / rows.max(1);
-        let job = (JOB_ELEMENTS / self.classes()).max(MIN_JOB);
+        let job = (JOB_ELEMENTS / self.classes()).next_multiple_of(JOB_PIXELS);
         let jobs_a_row = row_pixels.div_ceil(job);
         (rows * jobs_a_row, jobs_a_row, row_pixels, job)
     }
@@ -379,7 +381,7 @@ impl<'a> Problem<'a> {
     /// Rows of the small map in one band: enough that the rows between bands, which are visited twice, are few.
     fn band_rows(&self, columns: usize) -> usize {
         let full_row = self.pixels * columns / self.input.pixels.max(1) * self.classes();
-        (2 * JOB_ELEMENTS / full_row.max(1)).max(8)
+        (BAND_ELEMENTS / full_row.max(1)).max(8)
     }
 
     /// Add the lanes of a reducing pass to the rows they belong to.
