@@ -33,7 +33,7 @@ __all__ = [
     "loss_backward",
     "loss_finish",
     "loss_forward",
-    "majority_labels",
+    "resize_labels",
     "xbd_check",
     "xbd_count_pixels",
     "xbd_index",
@@ -89,6 +89,7 @@ def loss_forward(
     loss: _Tensor | None,
     gradient: _Tensor | None,
     scale: float,
+    counts: list[int] | None,
     threads: int,
 ) -> tuple[float, list[float]]: ...
 def loss_backward(
@@ -104,11 +105,11 @@ def loss_backward(
 ) -> None: ...
 def loss_finish(spec: LossSpec, sums: list[float], classes: int, dice_weight: list[float] | None) -> float: ...
 def folds(shape: Sequence[int], strides: Sequence[int], leading: int) -> bool: ...
-def class_counts(target: _Tensor, classes: int, ignore_index: int, threads: int) -> list[int]: ...
-def majority_labels(
+def class_counts(input: _Tensor, target: _Tensor, ignore_index: int, threads: int) -> list[int]: ...
+def resize_labels(
     input: _Tensor,
     target: _Tensor,
-    counts: Sequence[int],
+    counts: Sequence[int] | None,
     labels: _Tensor,
     ignore_index: int,
     threads: int,

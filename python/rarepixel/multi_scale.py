@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from . import options
-from .ops import Sync, loss
+from .ops import Counts, Sync, loss
 from .options import Options
 
 __all__ = ["MultiScaleLoss", "Stage", "multi_scale_loss"]
@@ -211,14 +211,14 @@ def multi_scale_loss(
         raise ValueError(f"inputs: got {len(inputs)} maps, expected {len(chosen)}, one for each stage")
     if target_mode not in _TARGET_MODES:
         raise ValueError(f"target_mode: got {target_mode!r}, expected one of {', '.join(map(repr, _TARGET_MODES))}")
-    terms = []
+    terms, counts = [], {}  # type: list[Tensor], Counts
     for index, (input, stage) in enumerate(zip(inputs, chosen, strict=True)):
         stage._check_scale(index, input, target)
         stage_options = stage._options._replace(
             target_mode=target_mode, align_corners=align_corners, ignore_index=ignore_index
         )
         names = (f"inputs[{index}]: weight", f"inputs[{index}]: dice weight")
-        terms.append(loss(input, target, stage_options, *stage._weights, weight_names=names, sync=sync))
+        terms.append(loss(input, target, stage_options, *stage._weights, weight_names=names, sync=sync, counts=counts))
     total = torch.stack(terms).sum() if len({term.dtype for term in terms}) == 1 else sum(terms, torch.zeros(()))
     if return_stages:
         return total, torch.stack([term.detach() for term in terms])

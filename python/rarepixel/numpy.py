@@ -88,7 +88,7 @@ def _loss(
     one_pass = slope if loss_spec.one_pass else None
     weights = (pixel_weight, region_weight)
     loss_at = None if pixels is None else _described(pixels)
-    loss, sums = _core.loss_forward(loss_spec, at, truth, *weights, loss_at, one_pass, 1.0, threads)
+    loss, sums = _core.loss_forward(loss_spec, at, truth, *weights, loss_at, one_pass, 1.0, None, threads)
     if one_pass is None:
         incoming = _described(np.ones(() if pixels is None else pixels.shape, dtype=compute))
         _core.loss_backward(loss_spec, incoming, at, truth, *weights, sums, slope, threads)

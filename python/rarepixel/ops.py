@@ -41,6 +41,9 @@ Weight: TypeAlias = Any
 # What the second pass needs of the first: row by row as a list of numbers on the CPU, a (rows, columns) tensor on CUDA.
 Sums: TypeAlias = Any
 
+# Pixels of each class of a target, by the number of classes: calls with the same target share them.
+Counts: TypeAlias = dict[int, list[int]]
+
 # torch's schema language calls these types as Python does.
 _OPTIONS_SCHEMA = ", ".join(f"{type(value).__name__} {name}" for name, value in Options._field_defaults.items())
 
@@ -73,6 +76,10 @@ def _compute_dtype(input: Tensor) -> torch.dtype:
 
 def _prepared(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Operands as Rust reads them: foldable, and a one-hot or soft target in the type of the computation."""
+    if input.ndim < 2:
+        raise ValueError(
+            f"input: got shape {list(input.shape)}, expected (N, C, *spatial) with 0 to 3 spatial dimensions"
+        )
     if target.ndim == input.ndim:
         return _foldable(input, 2), _foldable(target.to(_compute_dtype(input)), 2)
     return _foldable(input, 2), _foldable(target, 1)
@@ -113,12 +120,12 @@ def _forward(
     options: Options,
     gradient: Tensor | None = None,
     scale: float = 1.0,
+    counts: list[int] | None = None,
 ) -> tuple[Tensor, Sums]:
-    """The loss and its sums; on the CPU the gradient of a one-pass loss, too, for an incoming gradient of `scale`."""
-    if input.ndim < 2:
-        raise ValueError(
-            f"input: got shape {list(input.shape)}, expected (N, C, *spatial) with 0 to 3 spatial dimensions"
-        )
+    """The loss and its sums; on the CPU the gradient of a one-pass loss, too, for an incoming gradient of `scale`.
+
+    `counts` are the pixels of each class where the target has been counted, and with that checked.
+    """
     if _on_cuda(input):
         if _cuda.debugging() and target.ndim < input.ndim:
             _cuda.check_labels(target, input.shape[1], options.ignore_index)
@@ -136,6 +143,7 @@ def _forward(
         None if pixels is None else _described(pixels),
         None if gradient is None else _described(gradient),
         scale,
+        counts,
         torch.get_num_threads(),
     )
     return torch.scalar_tensor(value, dtype=_compute_dtype(input)) if pixels is None else pixels, numbers
@@ -250,6 +258,7 @@ class _Loss(torch.autograd.Function):
         weight: Weight,
         dice_weight: Weight,
         options: Options,
+        counts: list[int] | None,
     ) -> Tensor:
         gradient, scale = None, 1.0
         # On CUDA the incoming gradient is not known here without waiting for it.
@@ -257,7 +266,7 @@ class _Loss(torch.autograd.Function):
             gradient = torch.empty_like(input, memory_format=_memory_format(input))
             if input.dtype in _HALF:
                 scale = _last_scale.get((options, input.shape), 1.0)
-        loss, sums = _forward(input, target, weight, dice_weight, options, gradient, scale)
+        loss, sums = _forward(input, target, weight, dice_weight, options, gradient, scale, counts)
         ctx.save_for_backward(input, target)
         ctx.gradient, ctx.scale, ctx.arguments = gradient, scale, (weight, dice_weight, sums, options)
         return loss
@@ -280,7 +289,7 @@ class _Loss(torch.autograd.Function):
             gradient.mul_(scale)
         if torch.is_grad_enabled():  # create_graph=True
             gradient = _DifferentiatedOnce.apply(gradient, ctx.saved_tensors[0])
-        return gradient, None, None, None, None
+        return gradient, None, None, None, None, None
 
 
 _ONCE = "rarepixel's losses can be differentiated once; for second derivatives use rarepixel.reference"
@@ -315,7 +324,7 @@ def _loss_kernel(
     input: Tensor, target: Tensor, weight: Tensor | None, dice_weight: Tensor | None, *options: Any
 ) -> tuple[Tensor, Tensor]:
     input, target = _prepared(input, target)
-    chosen = Options(*options)
+    target, chosen = _resized(input, target, Options(*options))
     weights = (_constants(weight, input), _constants(dice_weight, input))
     loss, sums = _forward(input, target, *weights, chosen)
     return loss, _as_tensor(sums, input, chosen)
@@ -334,8 +343,9 @@ def _loss_backward_kernel(
 ) -> Tensor:
     memory_format = _memory_format(input)
     input, target = _prepared(input, target)
+    target, chosen = _resized(input, target, Options(*options))
     weights = (_constants(weight, input), _constants(dice_weight, input))
-    gradient = _backward(grad_output, input, target, *weights, sums, Options(*options))
+    gradient = _backward(grad_output, input, target, *weights, sums, chosen)
     return gradient.contiguous(memory_format=memory_format)
 
 
@@ -433,8 +443,12 @@ def loss(
     dice_weight: Tensor | Sequence[float] | None = None,
     weight_names: tuple[str, str] = ("weight", "dice_weight"),
     sync: Sync = False,
+    counts: Counts | None = None,
 ) -> Tensor:
-    """The loss that `options` describe, through autograd; `weight_names` are the weights' names in the user's call."""
+    """The loss that `options` describe, through autograd; `weight_names` are the weights' names in the user's call.
+
+    `counts` are filled, and used by later calls with the same target.
+    """
     for argument, value in (("input", input), ("target", target)):
         if not isinstance(value, Tensor):
             raise TypeError(f"{argument}: got {type(value).__name__}, expected a torch.Tensor")
@@ -456,19 +470,25 @@ def loss(
         return _plain(input, target, weight, dice_weight, options)
     if _in_transform():
         return _plain(input, target, weight, dice_weight, options)
-    if _on_cuda(input) and options.target_mode != "exact":
+    if _on_cuda(input) and options.target_mode in ("area", "upsample_logits"):
         if options.target_mode == "area":  # shares of classes under cross entropy have no kernel
             return _plain(input, target, weight, dice_weight, options)
-        input, target, options = _matched_on_cuda(input, target, options)
+        input, options = _upsampled_on_cuda(input, target, options)
     if not _is_plain(input):
         result: Tensor = torch.ops.rarepixel.loss(input, target, weight, dice_weight, *options)[0]
         return result
     input, target = _prepared(input, target)
     weights = (_constants(weight, input), _constants(dice_weight, input))
+    known = None
+    if counts is not None and not _on_cuda(input) and target.ndim < input.ndim:
+        known = _class_counts(input, target, options.ignore_index, counts)
+    labels, options = _resized(input, target, options, known)
+    if labels is not target:
+        target, known = labels, None
     if torch.is_grad_enabled() and input.requires_grad:
-        result = _Loss.apply(input, target, *weights, options)
+        result = _Loss.apply(input, target, *weights, options, known)
         return result
-    return _forward(input, target, *weights, options)[0]
+    return _forward(input, target, *weights, options, counts=known)[0]
 
 
 def _synchronised(
@@ -488,60 +508,72 @@ def _synchronised(
         raise ValueError("sync: works on plain CPU and CUDA tensors in eager mode; torch.compile cannot trace it")
     group = None if sync is True else sync
     add_up = partial(torch.distributed.all_reduce, group=group)
-    if _on_cuda(input) and options.target_mode != "exact":
-        if options.target_mode == "area":
-            raise ValueError('target_mode: got "area" with sync on CUDA, expected one of the other modes')
-        input, target, options = _matched_on_cuda(input, target, options, add_up)
-    elif options.target_mode == "majority":
-        target, options = _resized(input, target, options, add_up)
+    if _on_cuda(input) and options.target_mode == "area":
+        raise ValueError('target_mode: got "area" with sync on CUDA, expected one of the other modes')
+    if _on_cuda(input) and options.target_mode == "upsample_logits":
+        input, options = _upsampled_on_cuda(input, target, options)
     input, target = _prepared(input, target)
+    target, options = _resized(input, target, options, add_up=add_up)
     result: Tensor = _Synchronised.apply(
         input, target, _constants(weight, input), _constants(dice_weight, input), options, group
     )
     return result
 
 
-def _matched_on_cuda(
-    input: Tensor, target: Tensor, options: Options, add_up: Callable[[Tensor], object] | None = None
-) -> tuple[Tensor, Tensor, Options]:
-    """Logits and target of one size: by kernels, or where something traces and for upsampling by plain torch."""
-    if options.target_mode != "upsample_logits" and _is_plain(input):
-        return input, *_resized(input, target, options, add_up)
+def _upsampled_on_cuda(input: Tensor, target: Tensor, options: Options) -> tuple[Tensor, Options]:
+    """Logits of the size of the target, by plain torch."""
     from . import reference
 
-    mode, align_corners = options.target_mode, options.align_corners
-    input, target = reference.matched(input, target, mode, align_corners, options.ignore_index)
-    return input, target, options._replace(target_mode="exact")
+    input, _ = reference.matched(input, target, options.target_mode, options.align_corners, options.ignore_index)
+    return input, options._replace(target_mode="exact")
+
+
+def _class_counts(input: Tensor, target: Tensor, ignore_index: int, counts: Counts) -> list[int]:
+    """Pixels of each class of a target on the CPU, all of whose labels are checked with that."""
+    classes = input.shape[1]
+    if classes not in counts:
+        counts[classes] = _core.class_counts(
+            _described(input), _described(target), ignore_index, torch.get_num_threads()
+        )
+    return counts[classes]
 
 
 def _resized(
-    input: Tensor, target: Tensor, options: Options, add_up: Callable[[Tensor], object] | None
+    input: Tensor,
+    target: Tensor,
+    options: Options,
+    known: list[int] | None = None,
+    add_up: Callable[[Tensor], object] | None = None,
 ) -> tuple[Tensor, Options]:
-    """Labels of the size of the logits, and the options that go with them.
+    """For "nearest" and "majority" labels of the size of the logits, and the options that go with them.
 
-    `add_up` adds up over ranks the counts of classes that decide ties of "majority".
+    `known` are the pixels of each class on the CPU, if they were counted. `add_up` adds up over ranks those that decide ties of
+    "majority".
     """
-    exact = options._replace(target_mode="exact")
+    if options.target_mode not in ("nearest", "majority"):
+        return target, options
+    majority, exact = options.target_mode == "majority", options._replace(target_mode="exact")
     if target.shape[1:] == input.shape[2:]:
         return target, exact
-    target, classes, ignore_index = _foldable(target, 1), input.shape[1], options.ignore_index
+    target, ignore_index = _foldable(target, 1), options.ignore_index
     labels = target.new_empty((input.shape[0], *input.shape[2:]), dtype=torch.int32)
-    counts = None
     if _on_cuda(input):
+        classes = input.shape[1]
         if _cuda.debugging():
             _cuda.check_labels(target, classes, ignore_index)
-        if options.target_mode == "majority":
-            counts = _cuda.class_counts(_described, target, classes, ignore_index)
-            if add_up is not None:
-                add_up(counts)
+        counts = _cuda.class_counts(_described, target, classes, ignore_index) if majority else None
+        if counts is not None and add_up is not None:
+            add_up(counts)
         _cuda.resize(_described, input, target, counts, labels, ignore_index)
     else:
-        threads = torch.get_num_threads()
-        counts = torch.tensor(_core.class_counts(_described(target), classes, ignore_index, threads))
-        if add_up is not None:
+        numbers = _class_counts(input, target, ignore_index, {}) if known is None else known
+        if majority and add_up is not None:
+            counts = torch.tensor(numbers)
             add_up(counts)
-        _core.majority_labels(
-            _described(input), _described(target), counts.tolist(), _described(labels), ignore_index, threads
+            numbers = counts.tolist()
+        totals = numbers if majority else None
+        _core.resize_labels(
+            _described(input), _described(target), totals, _described(labels), ignore_index, torch.get_num_threads()
         )
     return labels, exact._replace(ignore_index=-1)  # loss/resize.rs: IGNORED
 

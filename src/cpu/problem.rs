@@ -42,6 +42,8 @@ pub struct Problem<'a> {
     pixels: usize,
     /// Whether the mean of cross entropy divides by the number of valid pixels, as torch does for soft targets.
     mean_over_pixels: bool,
+    /// Pixels of each class, where they are known.
+    counts: Option<&'a [u64]>,
 }
 
 macro_rules! modes {
@@ -118,6 +120,7 @@ impl<'a> Problem<'a> {
             upsampled: None,
             pixels: input.pixels,
             mean_over_pixels: matches!(target, Target::Soft(..)),
+            counts: None,
         };
         problem.checked()
     }
@@ -148,6 +151,7 @@ impl<'a> Problem<'a> {
             upsampled: (!full.contains(&0) && full != small).then(|| [axis(0), axis(1)]),
             pixels: target.pixels,
             mean_over_pixels: false,
+            counts: None,
         };
         problem.checked()
     }
@@ -171,6 +175,15 @@ impl<'a> Problem<'a> {
     /// The same with the denominator that cross entropy has for shares of classes, of which labels are a case.
     pub fn with_mean_over_pixels(self) -> Self {
         Self { mean_over_pixels: true, ..self }
+    }
+
+    /// The same with known counts of class indices, one for each class: they are neither counted nor checked again.
+    ///
+    /// # Safety
+    /// Every label of the target must be a class or ignored, since labels become addresses.
+    pub unsafe fn with_counts(self, counts: &'a [u64]) -> Result<Self> {
+        expect_shape("counts", &[counts.len()], &[self.classes()], "one for each class of input")?;
+        Ok(Self { counts: Some(counts), ..self })
     }
 
     fn classes(&self) -> usize {
@@ -266,7 +279,10 @@ impl<'a> Problem<'a> {
     fn count(&self) -> Result<Vec<u64>> {
         let (rows, _) = self.sums_shape();
         let (target, classes) = match self.target {
-            Target::Index(target) => (target, self.classes()),
+            Target::Index(target) => match self.counts {
+                Some(counts) if rows == 1 => return Ok(counts.to_vec()),
+                _ => (target, self.classes()),
+            },
             Target::Soft(_, Some(valid)) => (valid, 1),
             Target::Soft(_, None) => {
                 return Ok(vec![(self.input.samples * self.pixels / rows.max(1)) as u64; rows]);

@@ -1,12 +1,11 @@
 //! A full-size target for a smaller map of logits: nearest, majority, or class shares of the window behind each pixel.
 
-use std::cmp::Reverse;
 use std::ops::Range;
 
 use super::labels::{Label, with_labels};
 use super::pool;
 use super::simd::{Element, InstructionSet, Vector, Work};
-use crate::loss::resize::{IGNORED, TargetMode};
+use crate::loss::resize::IGNORED;
 use crate::tensor::{DType, View};
 
 /// (N, height, width) labels, and the sizes to bring them to.
@@ -17,50 +16,50 @@ pub struct Resize<'a> {
     pub from: [usize; 2],
     /// The height and width of the logits.
     pub to: [usize; 2],
-    /// The label of ignored pixels.
+    /// The label of ignored pixels. Every other one was checked to be a class.
     pub ignore_index: i64,
-    /// Pixels of each class in the batch; every label was checked.
-    pub counts: &'a [u64],
     /// The largest number of threads.
     pub threads: usize,
 }
 
 impl Resize<'_> {
-    /// (N, height, width) labels, [`IGNORED`] where nothing in the window is valid.
-    pub fn labels(&self, mode: TargetMode) -> Vec<i32> {
+    /// The label of each pixel's nearest neighbour, (N, height, width).
+    pub fn nearest(&self) -> Vec<i32> {
         let width = self.to[1];
-        let rows = match mode {
-            TargetMode::Nearest => {
-                let columns: Vec<usize> = (0..width).map(|x| nearest(x, self.from[1], width)).collect();
-                self.rows(|_, sample, y| {
-                    let start = nearest(y, self.from[0], self.to[0]) * self.from[1];
-                    // The type is matched once a row, not once a pixel.
-                    with_labels!(self.target, |L| {
-                        columns.iter().map(|&x| self.label::<L>(sample, start + x)).collect::<Vec<_>>()
-                    })
-                })
-            }
-            _ => self.rows(|windows, sample, y| {
-                let mut row = vec![IGNORED; width];
-                self.windows(windows, sample, y, |x, counts, valid| {
-                    if valid > 0 {
-                        row[x] = self.most(counts);
-                    }
-                });
-                row
-            }),
-        };
+        let columns: Vec<usize> = (0..width).map(|x| nearest(x, self.from[1], width)).collect();
+        let rows = self.rows(|_, sample, y| {
+            let start = nearest(y, self.from[0], self.to[0]) * self.from[1];
+            // The type is matched once a row, not once a pixel.
+            with_labels!(self.target, |L| {
+                columns.iter().map(|&x| self.label::<L>(sample, start + x)).collect::<Vec<_>>()
+            })
+        });
+        rows.concat()
+    }
+
+    /// The most frequent class of each pixel's window, (N, height, width), [`IGNORED`] where nothing in it is valid. `totals` are the
+    /// pixels of each class in the batch.
+    pub fn majority(&self, totals: &[u64]) -> Vec<i32> {
+        let rows = self.rows(|windows, sample, y| {
+            let mut row = vec![IGNORED; self.to[1]];
+            self.windows(windows, totals.len(), sample, y, |x, counts, valid| {
+                if valid > 0 {
+                    row[x] = most(counts, totals);
+                }
+            });
+            row
+        });
         rows.concat()
     }
 
     /// (N, C, height, width) class shares, and (N, height, width) labels that say which pixels have any: 0, or [`IGNORED`] where nothing in
     /// the window is valid and every share is 0.
-    pub fn shares<T: Element>(&self) -> (Vec<T>, Vec<i32>) {
-        let (classes, [height, width]) = (self.counts.len(), self.to);
+    pub fn shares<T: Element>(&self, classes: usize) -> (Vec<T>, Vec<i32>) {
+        let [height, width] = self.to;
         let rows = self.rows(|windows, sample, y| {
             let mut shares = vec![T::default(); classes * width];
             let mut labels = vec![IGNORED; width];
-            self.windows(windows, sample, y, |x, counts, valid| {
+            self.windows(windows, classes, sample, y, |x, counts, valid| {
                 if valid > 0 {
                     labels[x] = 0;
                     for (class, &count) in counts.iter().enumerate() {
@@ -92,13 +91,20 @@ impl Resize<'_> {
     }
 
     /// `each(x, counts of the classes, valid pixels)` for the windows behind a row of the smaller map.
-    fn windows(&self, windows: &mut Windows, sample: usize, y: usize, mut each: impl FnMut(usize, &[u32], u32)) {
+    fn windows(
+        &self,
+        windows: &mut Windows,
+        classes: usize,
+        sample: usize,
+        y: usize,
+        mut each: impl FnMut(usize, &[u32], u32),
+    ) {
         let rows = window(y, self.from[0], self.to[0]);
         let packed = rows.len() <= MAX_ROWS && rows.len() * (self.from[1].div_ceil(self.to[1]) + 1) <= MAX_PIXELS;
-        windows.counts.resize(self.counts.len(), 0);
+        windows.counts.resize(classes, 0);
         if packed {
             windows.columns.clear();
-            windows.columns.resize(self.counts.len().div_ceil(PACKED) * self.from[1], 0);
+            windows.columns.resize(classes.div_ceil(PACKED) * self.from[1], 0);
             let (target, ignore_index, to) = (self.target, self.ignore_index, &mut windows.columns);
             let columns = Columns { target, sample, rows: rows.clone(), ignore_index, width: self.from[1], to };
             f32::dispatch(InstructionSet::best(), columns);
@@ -133,12 +139,14 @@ impl Resize<'_> {
         let label = unsafe { self.target.at::<L>(sample, 0, pixel).read_unaligned() };
         if label.to_i64() == self.ignore_index { IGNORED } else { label.to_i32() }
     }
+}
 
-    /// The class with the largest count; of several, the one with the fewest pixels in the batch, then the last.
-    fn most(&self, counts: &[u32]) -> i32 {
-        let rank = |&class: &usize| (counts[class], Reverse(self.counts[class]), class);
-        (0..counts.len()).max_by_key(rank).expect("there is a class") as i32
-    }
+/// The class with the largest count; of several, the one with the fewest pixels in the batch, then the last.
+fn most(counts: &[u32], totals: &[u64]) -> i32 {
+    let largest = counts.iter().copied().max().expect("there is a class");
+    let mut most = (0..counts.len()).filter(|&class| counts[class] == largest);
+    let first = most.next().expect("one has the largest count");
+    most.fold(first, |best, class| if totals[class] <= totals[best] { class } else { best }) as i32
 }
 
 /// Classes counted in one word, a byte each.
@@ -248,29 +256,28 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn resize<'a>(labels: &'a mut [u8], from: [usize; 2], to: [usize; 2], counts: &'a [u64]) -> Resize<'a> {
+    fn resize(labels: &mut [u8], from: [usize; 2], to: [usize; 2]) -> Resize<'_> {
         let shape = [1, from[0], from[1]];
         let strides = [(from[0] * from[1]) as isize, from[1] as isize, 1];
         // SAFETY: the slice has this shape.
         let target = unsafe { View::new(labels.as_mut_ptr(), DType::UInt8, &shape, &strides, false) }.unwrap();
-        Resize { target, from, to, ignore_index: 255, counts, threads: 1 }
+        Resize { target, from, to, ignore_index: 255, threads: 1 }
     }
 
     #[test]
     fn a_small_building_survives_a_tie() {
         let mut labels = [0, 0, 1, 1, 255, 255, 255, 2];
-        let counts = [2, 2, 1];
-        let resize = resize(&mut labels, [2, 4], [1, 2], &counts);
+        let resize = resize(&mut labels, [2, 4], [1, 2]);
         // Left: two of class 0, nothing else valid. Right: two of class 1, one of class 2.
-        assert_eq!(resize.labels(TargetMode::Majority), [0, 1]);
-        assert_eq!(resize.shares::<f64>(), (vec![1.0, 0.0, 0.0, 2.0 / 3.0, 0.0, 1.0 / 3.0], vec![0, 0]));
+        assert_eq!(resize.majority(&[2, 2, 1]), [0, 1]);
+        assert_eq!(resize.shares::<f64>(3), (vec![1.0, 0.0, 0.0, 2.0 / 3.0, 0.0, 1.0 / 3.0], vec![0, 0]));
     }
 
     #[test]
     fn ties_go_to_the_rarer_class() {
         let mut labels = [0, 1, 1, 0];
-        assert_eq!(resize(&mut labels, [2, 2], [1, 1], &[5, 9]).labels(TargetMode::Majority), [0]);
-        assert_eq!(resize(&mut labels, [2, 2], [1, 1], &[9, 5]).labels(TargetMode::Majority), [1]);
+        assert_eq!(resize(&mut labels, [2, 2], [1, 1]).majority(&[5, 9]), [0]);
+        assert_eq!(resize(&mut labels, [2, 2], [1, 1]).majority(&[9, 5]), [1]);
     }
 
     #[test]
@@ -307,10 +314,9 @@ mod tests {
     }
 
     fn check_windows(labels: &mut [u8], from: [usize; 2], to: [usize; 2], classes: usize, ignore_index: i64) {
-        let counts = vec![0; classes];
-        let resize = Resize { ignore_index, ..resize(labels, from, to, &counts) };
+        let resize = Resize { ignore_index, ..resize(labels, from, to) };
         for y in 0..to[0] {
-            resize.windows(&mut Windows::default(), 0, y, |x, got, valid| {
+            resize.windows(&mut Windows::default(), classes, 0, y, |x, got, valid| {
                 let mut expected = vec![0; classes];
                 resize.count(&mut expected, 0, window(y, from[0], to[0]), window(x, from[1], to[1]));
                 assert_eq!(got, expected, "{y}, {x}");

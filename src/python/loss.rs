@@ -4,9 +4,10 @@ use pyo3::prelude::*;
 
 use super::tensor::Tensor;
 use crate::cpu::resize::Resize;
+use crate::cpu::simd::Element;
 use crate::cpu::{Problem, count_labels};
 use crate::loss::operands::{Target, compute_type};
-use crate::loss::resize::{IGNORED, TargetMode, check_sizes};
+use crate::loss::resize::{IGNORED, check_sizes};
 use crate::loss::spec::{Absent, Average, LossSpec, Overlap, PixelLoss, ProbabilityOfTarget, Reduction, RegionTerm};
 use crate::loss::sums::{finish, row_length};
 use crate::tensor::{DType, View, expect_shape};
@@ -23,17 +24,20 @@ fn choose<T: Copy>(argument: &'static str, name: &str, choices: &[(&str, T)]) ->
 /// How a target of another size than the logits is brought together with them.
 #[derive(Clone, Copy)]
 enum Sizes {
+    /// They have one size, or the target has become [`resize_labels`].
     Equal,
-    Resize(TargetMode),
-    Upsample { align_corners: bool },
+    Shares,
+    Upsample {
+        align_corners: bool,
+    },
 }
 
 /// Which terms a loss has and their options; immutable.
 #[pyclass(frozen, name = "LossSpec", module = "rarepixel._core")]
 pub struct PyLossSpec {
     pub(super) spec: LossSpec,
-    /// The same for a resized target, which has its own label for ignored pixels.
-    resized: LossSpec,
+    /// The same for shares of classes, which have their own label for ignored pixels.
+    shared: LossSpec,
     sizes: Sizes,
 }
 
@@ -104,18 +108,18 @@ impl PyLossSpec {
             target_mode,
             &[
                 ("exact", Sizes::Equal),
-                ("nearest", Sizes::Resize(TargetMode::Nearest)),
-                ("majority", Sizes::Resize(TargetMode::Majority)),
-                ("area", Sizes::Resize(TargetMode::Area)),
+                ("nearest", Sizes::Equal),
+                ("majority", Sizes::Equal),
+                ("area", Sizes::Shares),
                 ("upsample_logits", Sizes::Upsample { align_corners }),
             ],
         )?;
-        if matches!((sizes, kind), (Sizes::Resize(TargetMode::Area), Kind::Focal)) {
+        if matches!((sizes, kind), (Sizes::Shares, Kind::Focal)) {
             let expected =
                 "\"nearest\", \"majority\" or \"upsample_logits\": the focal loss takes no shares of classes";
             return Err(Error::value("target_mode", "\"area\"", expected));
         }
-        Ok(Self { resized: LossSpec { ignore_index: IGNORED.into(), ..spec.clone() }, spec, sizes })
+        Ok(Self { shared: LossSpec { ignore_index: IGNORED.into(), ..spec.clone() }, spec, sizes })
     }
 
     /// Whether loss and gradient can be had in one pass.
@@ -137,6 +141,8 @@ struct Operands<'a> {
     weight: Option<&'a [f64]>,
     dice_weight: Option<&'a [f64]>,
     threads: usize,
+    /// Pixels of each class of the target, whose labels were checked with that.
+    counts: Option<&'a [u64]>,
     /// Whether the forward pass has checked the labels.
     checked: bool,
 }
@@ -148,26 +154,28 @@ impl Operands<'_> {
     fn solve<R>(&self, work: impl FnOnce(&Problem<'_>) -> Result<R>) -> Result<R> {
         let input = logits(self.input)?;
         match self.spec.sizes {
-            Sizes::Equal => work(&self.problem(
-                &self.spec.spec,
-                input,
-                target_of_equal_size(&self.spec.spec, self.input, self.target)?,
-            )?),
-            Sizes::Resize(mode) => self.resized(input, mode, work),
+            Sizes::Equal => {
+                let target = target_of_equal_size(&self.spec.spec, self.input, self.target)?;
+                work(&self.counted(self.problem(&self.spec.spec, input, target)?)?)
+            }
+            Sizes::Shares => self.shared(input, work),
             Sizes::Upsample { align_corners } => {
                 let (small, target, full) = images(self.input, self.target)?;
                 let (input, target) = ((input, small), (target, full));
-                let spec = &self.spec.spec;
-                work(&Problem::upsampled(
-                    spec,
-                    input,
-                    target,
-                    align_corners,
-                    self.weight,
-                    self.dice_weight,
-                    self.threads,
-                )?)
+                let (spec, weight, dice_weight) = (&self.spec.spec, self.weight, self.dice_weight);
+                let problem =
+                    Problem::upsampled(spec, input, target, align_corners, weight, dice_weight, self.threads)?;
+                work(&self.counted(problem)?)
             }
+        }
+    }
+
+    /// The problem with the counts, where they are known.
+    fn counted<'a>(&'a self, problem: Problem<'a>) -> Result<Problem<'a>> {
+        match self.counts {
+            // SAFETY: our Python code gives the counts that `class_counts` found for this target, all of whose labels it checked.
+            Some(counts) => unsafe { problem.with_counts(counts) },
+            None => Ok(problem),
         }
     }
 
@@ -175,54 +183,43 @@ impl Operands<'_> {
         Problem::new(spec, input, target, self.weight, self.dice_weight, self.threads)
     }
 
-    /// The problem on a target that is brought to the size of the logits.
-    fn resized<R>(&self, input: View<'_>, mode: TargetMode, work: impl FnOnce(&Problem<'_>) -> Result<R>) -> Result<R> {
+    /// The problem on the shares that classes have of the windows behind the pixels of the logits.
+    fn shared<R>(&self, input: View<'_>, work: impl FnOnce(&Problem<'_>) -> Result<R>) -> Result<R> {
         let (to, target, from) = images(self.input, self.target)?;
-        // Of equal size, every mode is the label itself.
+        // Of equal size, the share is the label itself.
         if to == from {
             let problem = self.problem(&self.spec.spec, input, Target::Index(target))?;
-            return work(&if mode == TargetMode::Area { problem.with_mean_over_pixels() } else { problem });
+            return work(&self.counted(problem.with_mean_over_pixels())?);
         }
         let (classes, ignore_index, threads) = (input.channels, self.spec.spec.ignore_index, self.threads);
-        // Only ties need the numbers themselves.
-        let counts = if self.checked && mode != TargetMode::Majority {
-            vec![0; classes]
-        } else {
-            count_labels(target, classes, ignore_index, threads)?
-        };
-        let resize = Resize { target, from, to, ignore_index, counts: &counts, threads };
-        let spec = &self.spec.resized;
-        let [height, width] = to;
-        let pixels = height * width;
-        let indices = ([input.samples, pixels], [pixels as isize, 1]);
-        if mode != TargetMode::Area {
-            let mut labels = resize.labels(mode);
-            // SAFETY: the vector has this shape and outlives the problem.
-            let view = unsafe { View::new(labels.as_mut_ptr().cast(), DType::Int32, &indices.0, &indices.1, false) };
-            return work(&self.problem(spec, input, Target::Index(view.expect("contiguous")))?);
+        if !self.checked && self.counts.is_none() {
+            count_labels(target, classes, ignore_index, threads)?;
         }
-        let dtype = compute_type(input.dtype());
-        let (mut single, mut double) = (Vec::<f32>::new(), Vec::<f64>::new());
-        let (pointer, mut valid) = if dtype == DType::Float64 {
-            let valid;
-            (double, valid) = resize.shares();
-            (double.as_mut_ptr().cast::<u8>(), valid)
-        } else {
-            let valid;
-            (single, valid) = resize.shares();
-            (single.as_mut_ptr().cast::<u8>(), valid)
-        };
+        let resize = Resize { target, from, to, ignore_index, threads };
+        match compute_type(input.dtype()) {
+            DType::Float64 => self.solve_shares::<f64, R>(input, resize.shares(classes), work),
+            _ => self.solve_shares::<f32, R>(input, resize.shares(classes), work),
+        }
+    }
+
+    /// The problem on (N, C, pixels) shares and (N, pixels) labels that say which pixels have any.
+    fn solve_shares<T: Element, R>(
+        &self,
+        input: View<'_>,
+        (mut shares, mut valid): (Vec<T>, Vec<i32>),
+        work: impl FnOnce(&Problem<'_>) -> Result<R>,
+    ) -> Result<R> {
+        let (classes, pixels) = (input.channels, input.pixels);
         let shape = [input.samples, classes, pixels];
         let strides = [(classes * pixels) as isize, pixels as isize, 1];
+        let (valid_shape, valid_strides) = ([input.samples, pixels], [pixels as isize, 1]);
         // SAFETY: the vectors have these shapes and outlive the problem.
         let (shares, valid) = unsafe {
-            let shares = View::new(pointer, dtype, &shape, &strides, true);
-            (shares, View::new(valid.as_mut_ptr().cast(), DType::Int32, &indices.0, &indices.1, false))
+            let shares = View::new(shares.as_mut_ptr().cast(), T::DTYPE, &shape, &strides, true);
+            let valid = View::new(valid.as_mut_ptr().cast(), DType::Int32, &valid_shape, &valid_strides, false);
+            (shares.expect("contiguous"), valid)
         };
-        let target = Target::Soft(shares.expect("contiguous"), valid);
-        let result = work(&self.problem(spec, input, target)?);
-        drop((single, double));
-        result
+        work(&self.problem(&self.spec.shared, input, Target::Soft(shares, valid))?)
     }
 }
 
@@ -306,11 +303,14 @@ pub fn loss_forward(
     loss: Option<Tensor>,
     gradient: Option<Tensor>,
     scale: f64,
+    counts: Option<Vec<u64>>,
     threads: usize,
 ) -> PyResult<(f64, Vec<f64>)> {
     py.detach(|| {
         let (weight, dice_weight) = (weight.as_deref(), dice_weight.as_deref());
-        let operands = Operands { spec, input: &input, target: &target, weight, dice_weight, threads, checked: false };
+        let counts = counts.as_deref();
+        let (input, target) = (&input, &target);
+        let operands = Operands { spec, input, target, weight, dice_weight, threads, counts, checked: false };
         let done = operands.solve(|problem| {
             let sums = match (&gradient, &loss) {
                 (Some(gradient), _) => {
@@ -341,7 +341,8 @@ pub fn loss_backward(
 ) -> PyResult<()> {
     py.detach(|| {
         let (weight, dice_weight) = (weight.as_deref(), dice_weight.as_deref());
-        let operands = Operands { spec, input: &input, target: &target, weight, dice_weight, threads, checked: true };
+        let (input, target) = (&input, &target);
+        let operands = Operands { spec, input, target, weight, dice_weight, threads, counts: None, checked: true };
         Ok(operands.solve(|problem| {
             let (rows, columns) = problem.sums_shape();
             expect_shape("sums", &[sums.len()], &[rows * columns], "what the forward pass gave")?;
@@ -359,38 +360,47 @@ pub fn loss_backward(
     })
 }
 
-/// Pixels of each class of a target.
+/// Pixels of each class of a target, whose size need not be that of the logits. Every label is checked.
 #[pyfunction]
 pub fn class_counts(
     py: Python<'_>,
+    input: Tensor,
     target: Tensor,
-    classes: usize,
     ignore_index: i64,
     threads: usize,
 ) -> PyResult<Vec<u64>> {
     py.detach(|| {
+        let classes = logits(&input)?.channels;
+        if target.shape.get(1..) != input.shape.get(2..) {
+            images(&input, &target)?;
+        }
         Ok(count_labels(labels(&target)?, classes, ignore_index, threads)
             .map_err(|error| locate(error, &target.shape))?)
     })
 }
 
-/// The labels of target mode "majority" into `labels`, int32, with -1 for ignored pixels; `counts` are those of [`class_counts`], or of
-/// several batches added up.
+/// The labels of target mode "majority", for which `counts` are those of [`class_counts`] (or of all ranks, added up), else "nearest", into
+/// `labels`, int32, with -1 for ignored pixels.
 #[pyfunction]
-pub fn majority_labels(
+pub fn resize_labels(
     py: Python<'_>,
     input: Tensor,
     target: Tensor,
-    counts: Vec<u64>,
+    counts: Option<Vec<u64>>,
     labels: Tensor,
     ignore_index: i64,
     threads: usize,
 ) -> PyResult<()> {
     py.detach(|| {
         let (to, target, from) = images(&input, &target)?;
-        expect_shape("counts", &[counts.len()], &input.shape[1..2], "one for each class of input")?;
-        let resize = Resize { target, from, to, ignore_index, counts: &counts, threads };
-        labels.set_labels(&resize.labels(TargetMode::Majority));
+        let resize = Resize { target, from, to, ignore_index, threads };
+        labels.set_labels(&match counts {
+            Some(counts) => {
+                expect_shape("counts", &[counts.len()], &input.shape[1..2], "one for each class of input")?;
+                resize.majority(&counts)
+            }
+            None => resize.nearest(),
+        });
         Ok(())
     })
 }

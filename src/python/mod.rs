@@ -22,7 +22,7 @@ mod _core {
     #[pymodule_export]
     use super::loss::{
         PyLossSpec, class_counts, default_threads, folds, join_torch, loss_backward, loss_finish, loss_forward,
-        majority_labels,
+        resize_labels,
     };
     #[pymodule_export]
     use super::metrics::{confusion_matrix, cuda_confusion_matrix};

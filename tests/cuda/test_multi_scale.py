@@ -37,7 +37,7 @@ def labels_of(target: torch.Tensor, size: tuple[int, int], classes: int, mode: s
     """The labels that the kernel makes."""
     logits = torch.zeros(target.shape[0], classes, *size, device=target.device)
     options = Options(pixel="cross_entropy", target_mode=mode, ignore_index=ignore_index)
-    labels, changed = ops._resized(logits, target, options, None)
+    labels, changed = ops._resized(logits, target, options)
     assert (changed.target_mode, changed.ignore_index) == ("exact", -1)
     return torch.where(labels == -1, ignore_index, labels).long()
 
