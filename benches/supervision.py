@@ -23,6 +23,8 @@ from rarepixel import reference
 
 Maps: TypeAlias = tuple[Tensor, ...]
 MapsLoss: TypeAlias = Callable[[Maps, Tensor], Tensor]
+# Of one map and a target of its size.
+Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 # What a map and the target become so that their sizes fit.
 Matching: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -89,7 +91,7 @@ def _by_reference(mode: str) -> Matching:
     return lambda logits, target: reference.matched(logits, target, mode)
 
 
-def _composed(loss: Callable[[Tensor, Tensor], Tensor], matching: Matching, weights: Sequence[float]) -> MapsLoss:
+def _composed(loss: Loss, matching: Matching, weights: Sequence[float]) -> MapsLoss:
     """The weighted sum of the loss of each map."""
 
     def call(maps: Maps, target: Tensor) -> Tensor:
@@ -99,15 +101,22 @@ def _composed(loss: Callable[[Tensor, Tensor], Tensor], matching: Matching, weig
     return call
 
 
+def _focal_and_dice(weight: Tensor) -> tuple[Loss, Loss]:
+    """The course's focal + Dice, and its definition."""
+
+    def loss(logits: Tensor, target: Tensor) -> Tensor:
+        return course.dice_focal_loss(logits, target, weight)
+
+    def definition(logits: Tensor, target: Tensor) -> Tensor:
+        return reference.dice_focal_loss(logits, target, weight, pt="weighted_ce")
+
+    return loss, definition
+
+
 def multi_scale(classes: int) -> dict[str, list[Peer]]:
     """By target mode. With "area", whose labels are shares of classes, cross entropy takes the place of focal."""
     weight = course.class_weights(classes)
-
-    def focal(logits: Tensor, target: Tensor) -> Tensor:
-        return course.dice_focal_loss(logits, target, weight)
-
-    def exact_focal(logits: Tensor, target: Tensor) -> Tensor:
-        return reference.dice_focal_loss(logits, target, weight, pt="weighted_ce")
+    focal, exact_focal = _focal_and_dice(weight)
 
     def soft(logits: Tensor, shares: Tensor) -> Tensor:
         return F.cross_entropy(logits, shares, weight) + course.soft_dice_loss(logits, shares)
@@ -144,13 +153,7 @@ def upsample(classes: int) -> list[Peer]:
     """Focal + Dice of one small map at the size of the target."""
     weight = course.class_weights(classes)
     ours = rp.DiceFocalLoss(weight, pt="weighted_ce", upsample=True)
-
-    def loss(logits: Tensor, target: Tensor) -> Tensor:
-        return course.dice_focal_loss(logits, target, weight)
-
-    def exact_loss(logits: Tensor, target: Tensor) -> Tensor:
-        return reference.dice_focal_loss(logits, target, weight, pt="weighted_ce")
-
+    loss, exact_loss = _focal_and_dice(weight)
     definition = _composed(exact_loss, _by_reference("upsample_logits"), (1.0,))
     plain = _composed(loss, _upsampled, (1.0,))
     return [

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from hypothesis import HealthCheck, settings
 from torch import Tensor
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -18,6 +19,16 @@ def real_tiles() -> Path | None:
     """Real xBD tiles: ``RAREPIXEL_XBD_ROOT``, or ../shared/xbd-sample beside the project; None where there are none."""
     root = Path(os.environ.get("RAREPIXEL_XBD_ROOT") or PROJECT.parent / "shared" / "xbd-sample")
     return root if root.is_dir() else None
+
+
+def few(max_examples: int) -> settings:
+    """Hypothesis on CUDA. Each combination of options is a kernel to compile: the same ones on every run, so that the cache has them."""
+    return settings(
+        max_examples=max_examples,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors],
+    )
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use ndarray::Array2;
 
 use super::class::{CLASS_NAMES, UnClassified, count_classes};
-use super::index::TileFiles;
 use super::label::Label;
 use super::parallel::for_each_index;
 use super::{pack, png};
@@ -21,10 +20,10 @@ pub enum MaskSource {
 }
 
 impl MaskSource {
-    /// The better source of a half: the target, else the label, else none.
-    pub fn of(files: &TileFiles) -> Option<Self> {
-        let target = files.target.clone().map(Self::Target);
-        target.or_else(|| files.label.clone().map(Self::Label))
+    /// The better source: the target, else the label, else none.
+    pub fn of(target: Option<&Path>, label: Option<&Path>) -> Option<Self> {
+        let target = target.map(|path| Self::Target(path.to_owned()));
+        target.or_else(|| label.map(|path| Self::Label(path.to_owned())))
     }
 
     /// The file.

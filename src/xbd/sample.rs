@@ -214,9 +214,12 @@ fn draw_window(
     let size = tile.size();
     // The last row and column that a crop can begin at.
     let (bottom, right) = (size.0 - height, size.1 - width);
-    let mut anywhere = || Window { top: random.below(bottom + 1), left: random.below(right + 1), height, width };
+    let anywhere = |random: &mut SplitMix64| {
+        let (top, left) = (random.below(bottom + 1), random.below(right + 1));
+        Window { top, left, height, width }
+    };
     Ok(match place {
-        Place::Anywhere => anywhere(),
+        Place::Anywhere => anywhere(random),
         Place::Around(building) => {
             let top = around(building.rows, building.y, height, bottom, random);
             let left = around(building.columns, building.x, width, right, random);
@@ -229,11 +232,10 @@ fn draw_window(
                 let counts = count_classes(part.as_slice().expect("made in standard layout"));
                 counts.iter().zip(BEST_OF_WEIGHTS).map(|(count, weight)| count * weight).sum::<u64>()
             };
-            let first = anywhere();
+            let first = anywhere(random);
             let candidates = random.below(most.max(1));
-            let draw = || Window { top: random.below(bottom + 1), left: random.below(right + 1), height, width };
             // The first of equals, as a strict comparison in a loop keeps it.
-            let others = std::iter::repeat_with(draw).take(candidates);
+            let others = std::iter::repeat_with(|| anywhere(random)).take(candidates);
             others.fold((score(&first), first), |best, window| best_of(best, (score(&window), window))).1
         }
     })

@@ -40,9 +40,7 @@ impl TileSource {
         if is_packed(post) {
             return Ok(Self::Packed(post.to_owned()));
         }
-        let target = target.map(|path| MaskSource::Target(path.to_owned()));
-        let mask = target.or_else(|| label.map(|path| MaskSource::Label(path.to_owned())));
-        let mask = mask.ok_or_else(|| Error::file(post, "has neither target nor label"))?;
+        let mask = MaskSource::of(target, label).ok_or_else(|| Error::file(post, "has neither target nor label"))?;
         Ok(Self::Files { pre: pre.to_owned(), post: post.to_owned(), mask })
     }
 

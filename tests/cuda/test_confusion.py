@@ -7,19 +7,12 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 
 import rarepixel as rp
 from metrics.test_confusion_matrix import LABEL_DTYPES, LOGIT_DTYPES, batches, brute_force, layouts, rearranged
 from rarepixel import _core, _cuda
-
-few = settings(
-    max_examples=60,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors],
-)
-
+from support import few
 
 @pytest.fixture(autouse=True)
 def only_on_the_device(cuda: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,7 +41,7 @@ def counted(input: torch.Tensor, target: torch.Tensor, classes: int, ignore_inde
     return matrix.matrix
 
 
-@few
+@few(60)
 @given(batch=batches(), input_layout=layouts, target_layout=layouts)
 def test_logits_and_labels_equal_brute_force(
     batch: tuple[torch.Tensor, torch.Tensor, int, int], input_layout: str, target_layout: str, cuda: str

@@ -7,27 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import rarepixel as rp
 from emulation import Emulator
 from rarepixel import _cuda, ops, reference
 from rarepixel.options import Options
-from support import PRECISIONS, Precision
+from support import PRECISIONS, Precision, few
 from test_multi_scale import MODES, compare, succeed
-
-few = settings(
-    max_examples=8,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors],
-)
-
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("precision", PRECISIONS, ids=str)
-@few
+@few(8)
 @given(data=st.data())
 def test_every_mode_equals_the_composition(mode: str, precision: Precision, data: st.DataObject, cuda: str) -> None:
     compare(mode, precision, data, cuda)

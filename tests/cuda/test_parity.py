@@ -5,20 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from loss.test_parity import LABEL_DTYPES, LOSSES, REGION_LOSSES, batches, compare
-from support import LAYOUTS, PRECISIONS, Precision, laid_out
-
-# Each combination of options is a kernel to compile: the same ones on every run, so that the cache has them.
-few = settings(
-    max_examples=10,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors],
-)
-
+from support import LAYOUTS, PRECISIONS, Precision, few, laid_out
 
 def random_batch(shape: tuple[int, ...], ignored: int = -100) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(3)
@@ -30,7 +21,7 @@ def random_batch(shape: tuple[int, ...], ignored: int = -100) -> tuple[torch.Ten
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("precision", PRECISIONS, ids=str)
-@few
+@few(10)
 @given(data=st.data())
 def test_equals_the_reference(name: str, precision: Precision, data: st.DataObject, cuda: str) -> None:
     logits, labels, chosen = data.draw(batches(name))
@@ -41,7 +32,7 @@ def test_equals_the_reference(name: str, precision: Precision, data: st.DataObje
 
 @pytest.mark.parametrize("name", REGION_LOSSES)
 @pytest.mark.parametrize("precision", PRECISIONS, ids=str)
-@few
+@few(10)
 @given(data=st.data())
 def test_soft_targets_equal_the_reference(name: str, precision: Precision, data: st.DataObject, cuda: str) -> None:
     logits, labels, chosen = data.draw(batches(name))

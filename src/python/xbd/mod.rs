@@ -90,7 +90,11 @@ pub fn xbd_count_pixels<'py>(
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyArray1<i64>>> {
     let un_classified = UnClassified::from_name(un_classified)?;
-    let sources = masks.into_iter().map(|(target, label)| mask_source(target, label)).collect::<Result<Vec<_>>>()?;
+    let source = |(target, label): &(Option<PathBuf>, Option<PathBuf>)| {
+        MaskSource::of(target.as_deref(), label.as_deref())
+            .ok_or_else(|| Error::value("mask", "None", "a target or a label"))
+    };
+    let sources = masks.iter().map(source).collect::<Result<Vec<_>>>()?;
     let counts = py.detach(|| count_pixels(&sources, un_classified, max_pixels, || tell(progress.as_ref())))?;
     // A count of 2^63 pixels would take more disk than there is.
     Ok(counts.map(|count| count as i64).to_vec().into_pyarray(py))
@@ -169,11 +173,6 @@ fn tell(progress: Option<&Py<PyAny>>) -> PyResult<()> {
         py.check_signals()?;
         progress.map_or(Ok(()), |progress| progress.call1(py, (1,)).map(drop))
     })
-}
-
-fn mask_source(target: Option<PathBuf>, label: Option<PathBuf>) -> Result<MaskSource> {
-    let source = target.map(MaskSource::Target).or(label.map(MaskSource::Label));
-    source.ok_or_else(|| Error::value("mask", "None", "a target or a label"))
 }
 
 /// Lets Ctrl-C end a long call; the GIL is not held by the caller.

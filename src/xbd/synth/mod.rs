@@ -131,7 +131,11 @@ mod tests {
 
     fn shares(options: &SynthesizeOptions) -> [f64; 5] {
         let (_root, index) = make(options);
-        let sources: Vec<_> = index.tiles.iter().filter_map(|tile| MaskSource::of(&tile.post)).collect();
+        let sources: Vec<_> = index
+            .tiles
+            .iter()
+            .filter_map(|tile| MaskSource::of(tile.post.target.as_deref(), tile.post.label.as_deref()))
+            .collect();
         let counts = count_pixels(&sources, UnClassified::Ignore, u64::MAX, || Result::Ok(())).unwrap();
         let total: u64 = counts.iter().sum();
         counts.map(|count| count as f64 / total as f64)
