@@ -22,7 +22,7 @@ def real_tiles() -> Path | None:
 
 
 def few(max_examples: int) -> settings:
-    """Hypothesis on CUDA. Each combination of options is a kernel to compile: the same ones on every run, so that the cache has them."""
+    """Hypothesis on CUDA. Each combination of options is a kernel to compile: the cache has those of the last run."""
     return settings(
         max_examples=max_examples,
         deadline=None,

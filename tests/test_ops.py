@@ -141,16 +141,37 @@ def test_a_scaled_half_precision_gradient_takes_one_pass_from_the_second_step_on
 
     first = step(65536.0)
     assert len(passes) == 1
-    assert torch.equal(step(65536.0), first) and torch.equal(step(65536.0), first)
+    assert all(torch.equal(step(65536.0), first) for _ in range(2))
     assert len(passes) == 1
     changed = step(3.0)  # as after an overflow
     assert len(passes) == 2
-    assert torch.equal(step(3.0), changed) and not torch.equal(changed, first)
+    assert torch.equal(step(3.0), changed)
+    assert not torch.equal(changed, first)
     assert len(passes) == 2
     for samples in range(300):  # sizes that never come again are forgotten
         ops._last_scale[ops.Options(), torch.Size([samples])] = 1.0
     step(2.0)
     assert len(ops._last_scale) < 256
+
+
+@pytest.mark.parametrize("ignore_index", [-100, 0, 2, 255, 1000])
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.int64])
+@pytest.mark.parametrize("loss_fn", ALL)
+def test_wide_labels_are_narrowed_to_the_same_result(loss_fn: Loss, dtype: torch.dtype, ignore_index: int) -> None:
+    """Of large targets, which need not be contiguous."""
+    generator = torch.Generator().manual_seed(ignore_index % 7)
+    logits = torch.randn(2, 5, 160, 130, generator=generator, requires_grad=True)
+    target = torch.randint(5, (2, 130, 160), generator=generator).mT
+    target = torch.where(torch.rand(target.shape, generator=generator) < 0.2, ignore_index, target)
+    assert ops._is_wide(logits, target.to(dtype))
+    narrow = torch.where(target == ignore_index, 77, target).to(torch.uint8)
+    expected = loss_fn(logits, narrow, ignore_index=77)
+    got = loss_fn(logits, target.to(dtype), ignore_index=ignore_index)
+    assert torch.equal(got, expected)
+    assert torch.equal(gradient_of(got, logits), gradient_of(expected, logits))
+    target[1, 3, 7] = 5
+    with pytest.raises(ValueError, match=r"label 5 at position \[1, 3, 7\]"):
+        loss_fn(logits, target.to(dtype), ignore_index=ignore_index)
 
 
 @pytest.mark.parametrize("loss_fn", ALL)

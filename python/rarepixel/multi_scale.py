@@ -211,7 +211,8 @@ def multi_scale_loss(
         raise ValueError(f"inputs: got {len(inputs)} maps, expected {len(chosen)}, one for each stage")
     if target_mode not in _TARGET_MODES:
         raise ValueError(f"target_mode: got {target_mode!r}, expected one of {', '.join(map(repr, _TARGET_MODES))}")
-    terms, counts = [], {}  # type: list[Tensor], Counts
+    terms: list[Tensor] = []
+    counts: Counts = {}
     for index, (input, stage) in enumerate(zip(inputs, chosen, strict=True)):
         stage._check_scale(index, input, target)
         stage_options = stage._options._replace(

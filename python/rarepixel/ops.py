@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -41,8 +41,19 @@ Weight: TypeAlias = Any
 # What the second pass needs of the first: row by row as a list of numbers on the CPU, a (rows, columns) tensor on CUDA.
 Sums: TypeAlias = Any
 
-# Pixels of each class of a target, by the number of classes: calls with the same target share them.
-Counts: TypeAlias = dict[int, list[int]]
+
+class Counted(NamedTuple):
+    """A target on the CPU all of whose labels have been counted, and with that checked."""
+
+    target: Tensor
+    """As it was, or its labels as bytes."""
+    ignore_index: int
+    counts: list[int]
+    """Pixels of each class."""
+
+
+# By the number of classes: calls with the same target share them.
+Counts: TypeAlias = dict[int, Counted]
 
 # torch's schema language calls these types as Python does.
 _OPTIONS_SCHEMA = ", ".join(f"{type(value).__name__} {name}" for name, value in Options._field_defaults.items())
@@ -246,8 +257,9 @@ _last_scale: dict[tuple[Options, torch.Size], float] = {}
 class _Loss(torch.autograd.Function):
     """The eager path.
 
-    A half-precision gradient must be multiplied by the incoming gradient before it is rounded. That is known in the backward pass
-    only, but it rarely changes: the forward pass takes the last one, and a wrong guess costs a second pass, with the same result.
+    A half-precision gradient must be multiplied by the incoming gradient before it is rounded. That is known in the
+    backward pass only, but it rarely changes: the forward pass takes the last one, and a wrong guess costs a second
+    pass, with the same result.
     """
 
     @staticmethod
@@ -479,13 +491,21 @@ def loss(
         return result
     input, target = _prepared(input, target)
     weights = (_constants(weight, input), _constants(dice_weight, input))
-    known = None
-    if counts is not None and not _on_cuda(input) and target.ndim < input.ndim:
-        known = _class_counts(input, target, options.ignore_index, counts)
+    training, known = torch.is_grad_enabled() and input.requires_grad, None
+    if not _on_cuda(input) and target.ndim < input.ndim:
+        narrows = training and _is_wide(input, target)
+        if counts is not None or narrows:
+            counted = counts.get(input.shape[1]) if counts is not None else None
+            if counted is None:
+                counted = _counted(input, target, options, narrows)
+            if counts is not None:
+                counts[input.shape[1]] = counted
+            target, known = counted.target, counted.counts
+            options = options._replace(ignore_index=counted.ignore_index)
     labels, options = _resized(input, target, options, known)
     if labels is not target:
         target, known = labels, None
-    if torch.is_grad_enabled() and input.requires_grad:
+    if training:
         result = _Loss.apply(input, target, *weights, options, known)
         return result
     return _forward(input, target, *weights, options, counts=known)[0]
@@ -528,14 +548,29 @@ def _upsampled_on_cuda(input: Tensor, target: Tensor, options: Options) -> tuple
     return input, options._replace(target_mode="exact")
 
 
-def _class_counts(input: Tensor, target: Tensor, ignore_index: int, counts: Counts) -> list[int]:
-    """Pixels of each class of a target on the CPU, all of whose labels are checked with that."""
-    classes = input.shape[1]
-    if classes not in counts:
-        counts[classes] = _core.class_counts(
-            _described(input), _described(target), ignore_index, torch.get_num_threads()
-        )
-    return counts[classes]
+def _is_wide(input: Tensor, target: Tensor) -> bool:
+    """Whether labels as bytes, a twentieth of the logits' memory at most, are worth making: each pass reads them."""
+    # 16 is cpu/labels.rs: MAX_COMPARED
+    return (
+        target.element_size() > 1
+        and input.shape[1] <= 16
+        and input.element_size() * input.shape[1] >= 20
+        and target.numel() >= 1 << 15
+    )
+
+
+def _counted(input: Tensor, target: Tensor, options: Options, narrows: bool) -> Counted:
+    narrowed = torch.empty(target.shape, dtype=torch.uint8) if narrows else None
+    counts = _core.class_counts(
+        spec(options),
+        _described(input),
+        _described(target),
+        None if narrowed is None else _described(narrowed),
+        torch.get_num_threads(),
+    )
+    if narrowed is None:
+        return Counted(target, options.ignore_index, counts)
+    return Counted(narrowed, 254, counts)  # cpu/labels.rs: IGNORED
 
 
 def _resized(
@@ -547,8 +582,8 @@ def _resized(
 ) -> tuple[Tensor, Options]:
     """For "nearest" and "majority" labels of the size of the logits, and the options that go with them.
 
-    `known` are the pixels of each class on the CPU, if they were counted. `add_up` adds up over ranks those that decide ties of
-    "majority".
+    `known` are the pixels of each class on the CPU, if they were counted. `add_up` adds up over ranks those that decide
+    ties of "majority".
     """
     if options.target_mode not in ("nearest", "majority"):
         return target, options
@@ -566,7 +601,7 @@ def _resized(
             add_up(counts)
         _cuda.resize(_described, input, target, counts, labels, ignore_index)
     else:
-        numbers = _class_counts(input, target, ignore_index, {}) if known is None else known
+        numbers = _counted(input, target, options, narrows=False).counts if known is None else known
         if majority and add_up is not None:
             counts = torch.tensor(numbers)
             add_up(counts)

@@ -1,18 +1,35 @@
 //! Counting and checking all labels of a target, on several threads.
 
-use super::labels::{self, Label, with_labels};
+use super::labels::{self, Label, MAX_COMPARED, with_labels};
 use super::pool;
 use super::simd::{Element, InstructionSet, Vector, Work};
-use crate::tensor::{DType, View};
+use crate::tensor::{DType, View, expect_shape};
 use crate::{Error, Result};
 
 /// Labels of one job.
 const JOB: usize = 1 << 15;
 
-/// How many pixels of each class the target has; or the error for the first label that is no class and not ignored.
-pub fn count_labels(target: View<'_>, classes: usize, ignore_index: i64, threads: usize) -> Result<Vec<u64>> {
-    let small = target.samples * target.pixels < JOB;
-    count_rows(target, 1, classes, ignore_index, if small { 1 } else { threads }, InstructionSet::best())
+/// How many pixels of each class the target has; or the error for the first label that is no class and not ignored. `narrowed`, (N, pixels)
+/// bytes, is filled with the labels, and [`labels::IGNORED`] for ignored pixels.
+pub fn count_labels(
+    target: View<'_>,
+    classes: usize,
+    ignore_index: i64,
+    narrowed: Option<View<'_>>,
+    threads: usize,
+) -> Result<Vec<u64>> {
+    if let Some(view) = narrowed {
+        let shape = [view.samples, view.pixels];
+        expect_shape("narrowed", &shape, &[target.samples, target.pixels], "that of target")?;
+        if view.dtype() != DType::UInt8 || view.strides[2] != 1 || view.strides[0] != view.pixels as isize {
+            return Err(Error::type_("narrowed", view.dtype().name(), "contiguous uint8"));
+        }
+        if classes > MAX_COMPARED {
+            return Err(Error::value("narrowed", format!("{classes} classes"), format!("at most {MAX_COMPARED}")));
+        }
+    }
+    let threads = if target.samples * target.pixels < JOB { 1 } else { threads };
+    count_narrowing(target, 1, classes, ignore_index, narrowed, threads, InstructionSet::best())
 }
 
 /// How many pixels of each class each of `rows` equal parts of the target has, (rows, classes); or the error for the first label that
@@ -22,6 +39,18 @@ pub fn count_rows(
     rows: usize,
     classes: usize,
     ignore_index: i64,
+    threads: usize,
+    instruction_set: InstructionSet,
+) -> Result<Vec<u64>> {
+    count_narrowing(target, rows, classes, ignore_index, None, threads, instruction_set)
+}
+
+fn count_narrowing(
+    target: View<'_>,
+    rows: usize,
+    classes: usize,
+    ignore_index: i64,
+    narrowed: Option<View<'_>>,
     threads: usize,
     instruction_set: InstructionSet,
 ) -> Result<Vec<u64>> {
@@ -35,7 +64,8 @@ pub fn count_rows(
             let (row, from) = (job / jobs, job % jobs * JOB);
             let (from, to) = (row * row_pixels + from, row * row_pixels + row_pixels.min(from + JOB));
             let mut counts = vec![0u64; classes];
-            let bad = f32::dispatch(instruction_set, Count { target, ignore_index, from, to, counts: &mut counts });
+            let count = Count { target, ignore_index, from, to, counts: &mut counts, narrowed };
+            let bad = f32::dispatch(instruction_set, count);
             (row, counts, bad)
         },
     );
@@ -62,6 +92,8 @@ struct Count<'a, 'b> {
     to: usize,
     /// One count a class.
     counts: &'b mut [u64],
+    /// Where the labels go as bytes: contiguous, and checked by [`count_labels`].
+    narrowed: Option<View<'a>>,
 }
 
 impl Work<f32> for Count<'_, '_> {
@@ -70,17 +102,18 @@ impl Work<f32> for Count<'_, '_> {
 
     #[inline(always)]
     fn run<V: Vector<Element = f32>>(self) -> Self::Output {
-        let Self { target, ignore_index, from, to, counts } = self;
+        let Self { target, ignore_index, from, to, counts, narrowed } = self;
         let mut position = from;
         while position < to {
             let (sample, pixel) = (position / target.pixels, position % target.pixels);
             let len = (target.pixels - pixel).min(to - position);
             let stride = target.strides[2];
-            // SAFETY: the pixels lie in the view.
+            // SAFETY: the pixels lie in the views, and no other job has them.
             let bad = unsafe {
+                let bytes = narrowed.map_or(std::ptr::null_mut(), |view| view.at::<u8>(sample, 0, pixel));
                 with_labels!(target, |L| {
                     let from = target.at::<L>(sample, 0, pixel);
-                    labels::count(from, stride, len, ignore_index, counts)
+                    labels::count(from, stride, len, ignore_index, counts, bytes)
                         .map(|i| (position + i, from.offset(i as isize * stride).read_unaligned().to_i64()))
                 })
             };

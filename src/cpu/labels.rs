@@ -65,18 +65,20 @@ const BLOCK: usize = 4096;
 /// Bytes compared at a time; a block has fewer than 256 such rows.
 const ROW: usize = 64;
 /// Above this many classes a table is faster than a comparison for each class.
-const MAX_COMPARED: usize = 16;
+pub const MAX_COMPARED: usize = 16;
 /// Narrowed labels that are no class.
 const OTHER: u8 = 253;
-const IGNORED: u8 = 254;
+/// The narrowed label of ignored pixels.
+pub const IGNORED: u8 = 254;
 const PADDING: u8 = 255;
 
 /// Add to `counts[c]` the labels equal to c; those equal to `ignore_index` are not counted.
 ///
-/// Returns the offset of the first label that is neither, if there is one.
+/// Returns the offset of the first label that is neither, if there is one. Up to [`MAX_COMPARED`] classes, `narrowed` may ask for the
+/// labels as bytes, with [`IGNORED`] for `ignore_index`.
 ///
 /// # Safety
-/// `len` labels, `stride` elements apart, must be readable.
+/// `len` labels, `stride` elements apart, must be readable, and `narrowed` null or `len` bytes writable.
 #[inline(always)]
 pub unsafe fn count<L: Label>(
     from: *const L,
@@ -84,6 +86,7 @@ pub unsafe fn count<L: Label>(
     len: usize,
     ignore_index: i64,
     counts: &mut [u64],
+    narrowed: *mut u8,
 ) -> Option<usize> {
     let classes = counts.len() as u64;
     let is_bad = |label: i64| label != ignore_index && label as u64 >= classes;
@@ -94,7 +97,8 @@ pub unsafe fn count<L: Label>(
             let from = from.offset(start as isize * stride);
             let at = |i: usize| from.offset(i as isize * stride).read_unaligned().to_i64();
             let good = if classes <= MAX_COMPARED as u64 {
-                count_few(from, stride, len, ignore_index, counts) == len as u64
+                let to = if narrowed.is_null() { narrowed } else { narrowed.add(start) };
+                count_few(from, stride, len, ignore_index, counts, to) == len as u64
             } else {
                 count_many(from, stride, len, ignore_index, counts)
             };
@@ -142,7 +146,14 @@ unsafe fn count_many<L: Label>(
 /// # Safety
 /// As for [`count`]; `len` is at most [`BLOCK`].
 #[inline(always)]
-unsafe fn count_few<L: Label>(from: *const L, stride: isize, len: usize, ignore_index: i64, counts: &mut [u64]) -> u64 {
+unsafe fn count_few<L: Label>(
+    from: *const L,
+    stride: isize,
+    len: usize,
+    ignore_index: i64,
+    counts: &mut [u64],
+    narrowed: *mut u8,
+) -> u64 {
     let mut block = [PADDING; BLOCK];
     let (ignored, mark) = marked(ignore_index, IGNORED, 0);
     let narrow = |label: L| if label == ignored { mark } else { label.narrow() };
@@ -156,6 +167,10 @@ unsafe fn count_few<L: Label>(from: *const L, stride: isize, len: usize, ignore_
             // SAFETY: i < len.
             block[i] = narrow(unsafe { from.offset(i as isize * stride).read_unaligned() });
         }
+    }
+    if !narrowed.is_null() {
+        // SAFETY: the caller's promise.
+        unsafe { std::ptr::copy_nonoverlapping(block.as_ptr(), narrowed, len) };
     }
     let rows = &block[..len.next_multiple_of(ROW)];
     let mut good = count_equal(rows, IGNORED);
@@ -257,8 +272,10 @@ mod tests {
     fn check_count<L: Label>(labels: &[L], classes: usize, ignore_index: i64, stride: usize) {
         let mut counts = vec![0; classes];
         let len = labels.len().div_ceil(stride);
-        // SAFETY: the slice holds that many labels.
-        let bad = unsafe { count(labels.as_ptr(), stride as isize, len, ignore_index, &mut counts) };
+        let mut narrowed = vec![PADDING; len];
+        let to = if classes <= MAX_COMPARED { narrowed.as_mut_ptr() } else { std::ptr::null_mut() };
+        // SAFETY: the slice holds that many labels, and so does the vector.
+        let bad = unsafe { count(labels.as_ptr(), stride as isize, len, ignore_index, &mut counts, to) };
         let labels: Vec<i64> = labels.iter().step_by(stride).map(|label| label.to_i64()).collect();
         let is_bad = |&label: &i64| label != ignore_index && (label < 0 || label >= classes as i64);
         assert_eq!(bad, labels.iter().position(is_bad));
@@ -266,6 +283,10 @@ mod tests {
             for (class, &got) in counts.iter().enumerate() {
                 let truth = labels.iter().filter(|&&l| l == class as i64 && l != ignore_index).count() as u64;
                 assert_eq!(got, truth, "class {class} of {classes}, ignoring {ignore_index}");
+            }
+            if classes <= MAX_COMPARED {
+                let byte = |label: &i64| if *label == ignore_index { IGNORED } else { *label as u8 };
+                assert_eq!(narrowed, labels.iter().map(byte).collect::<Vec<_>>());
             }
         }
     }

@@ -24,8 +24,9 @@ fn choose<T: Copy>(argument: &'static str, name: &str, choices: &[(&str, T)]) ->
 /// How a target of another size than the logits is brought together with them.
 #[derive(Clone, Copy)]
 enum Sizes {
-    /// They have one size, or the target has become [`resize_labels`].
     Equal,
+    /// The target becomes [`resize_labels`] before it comes to the loss.
+    Resized,
     Shares,
     Upsample {
         align_corners: bool,
@@ -108,8 +109,8 @@ impl PyLossSpec {
             target_mode,
             &[
                 ("exact", Sizes::Equal),
-                ("nearest", Sizes::Equal),
-                ("majority", Sizes::Equal),
+                ("nearest", Sizes::Resized),
+                ("majority", Sizes::Resized),
                 ("area", Sizes::Shares),
                 ("upsample_logits", Sizes::Upsample { align_corners }),
             ],
@@ -154,7 +155,7 @@ impl Operands<'_> {
     fn solve<R>(&self, work: impl FnOnce(&Problem<'_>) -> Result<R>) -> Result<R> {
         let input = logits(self.input)?;
         match self.spec.sizes {
-            Sizes::Equal => {
+            Sizes::Equal | Sizes::Resized => {
                 let target = target_of_equal_size(&self.spec.spec, self.input, self.target)?;
                 work(&self.counted(self.problem(&self.spec.spec, input, target)?)?)
             }
@@ -193,7 +194,7 @@ impl Operands<'_> {
         }
         let (classes, ignore_index, threads) = (input.channels, self.spec.spec.ignore_index, self.threads);
         if !self.checked && self.counts.is_none() {
-            count_labels(target, classes, ignore_index, threads)?;
+            count_labels(target, classes, ignore_index, None, threads)?;
         }
         let resize = Resize { target, from, to, ignore_index, threads };
         match compute_type(input.dtype()) {
@@ -360,21 +361,33 @@ pub fn loss_backward(
     })
 }
 
-/// Pixels of each class of a target, whose size need not be that of the logits. Every label is checked.
+/// Pixels of each class of a target, all of whose labels are checked with that. They go into `narrowed`, uint8 and contiguous, with 254 for
+/// ignored pixels.
 #[pyfunction]
 pub fn class_counts(
     py: Python<'_>,
+    spec: &PyLossSpec,
     input: Tensor,
     target: Tensor,
-    ignore_index: i64,
+    narrowed: Option<Tensor>,
     threads: usize,
 ) -> PyResult<Vec<u64>> {
     py.detach(|| {
         let classes = logits(&input)?.channels;
-        if target.shape.get(1..) != input.shape.get(2..) {
-            images(&input, &target)?;
+        let view = if matches!(spec.sizes, Sizes::Equal) {
+            let (Target::Index(view) | Target::Soft(view, _)) = target_of_equal_size(&spec.spec, &input, &target)?;
+            view
+        } else {
+            if target.shape.get(1..) != input.shape.get(2..) {
+                images(&input, &target)?;
+            }
+            labels(&target)?
+        };
+        if view.dtype().is_floating() {
+            return Err(Error::type_("target", view.dtype().name(), INDEX_DTYPES).into());
         }
-        Ok(count_labels(labels(&target)?, classes, ignore_index, threads)
+        let narrowed = narrowed.as_ref().map(|tensor| tensor.view("narrowed", "uint8", false)).transpose()?;
+        Ok(count_labels(view, classes, spec.spec.ignore_index, narrowed, threads)
             .map_err(|error| locate(error, &target.shape))?)
     })
 }

@@ -14,6 +14,7 @@ from metrics.test_confusion_matrix import LABEL_DTYPES, LOGIT_DTYPES, batches, b
 from rarepixel import _core, _cuda
 from support import few
 
+
 @pytest.fixture(autouse=True)
 def only_on_the_device(cuda: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing here is counted on the CPU."""

@@ -17,6 +17,7 @@ from rarepixel.options import Options
 from support import PRECISIONS, Precision, few
 from test_multi_scale import MODES, compare, succeed
 
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("precision", PRECISIONS, ids=str)
 @few(8)

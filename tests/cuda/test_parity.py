@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from loss.test_parity import LABEL_DTYPES, LOSSES, REGION_LOSSES, batches, compare
 from support import LAYOUTS, PRECISIONS, Precision, few, laid_out
 
+
 def random_batch(shape: tuple[int, ...], ignored: int = -100) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(3)
     logits = torch.randn(shape, generator=generator, dtype=torch.float64) * 3
