@@ -1,5 +1,6 @@
 //! A full-size target for a smaller map of logits: nearest, majority, or class shares of the window behind each pixel.
 
+use std::cmp::Reverse;
 use std::ops::Range;
 
 use super::labels::{Label, with_labels};
@@ -27,110 +28,107 @@ impl Resize<'_> {
     pub fn nearest(&self) -> Vec<i32> {
         let width = self.to[1];
         let columns: Vec<usize> = (0..width).map(|x| nearest(x, self.from[1], width)).collect();
-        let rows = self.rows(|_, sample, y| {
+        self.label_rows(|_, sample, y, row| {
             let start = nearest(y, self.from[0], self.to[0]) * self.from[1];
             // The type is matched once a row, not once a pixel.
-            with_labels!(self.target, |L| {
-                columns.iter().map(|&x| self.label::<L>(sample, start + x)).collect::<Vec<_>>()
-            })
-        });
-        rows.concat()
+            with_labels!(self.target, |L| for (label, &x) in row.iter_mut().zip(&columns) {
+                *label = self.label::<L>(sample, start + x);
+            });
+        })
     }
 
-    /// The most frequent class of each pixel's window, (N, height, width), [`IGNORED`] where nothing in it is valid. `totals` are the
-    /// pixels of each class in the batch.
+    /// The most frequent class of each pixel's window, (N, height, width), [`IGNORED`] where nothing in it is valid. Of several, it is the one
+    /// with the fewest pixels in the batch, then the last. `totals` are the pixels of each class in the batch.
     pub fn majority(&self, totals: &[u64]) -> Vec<i32> {
-        let rows = self.rows(|windows, sample, y| {
-            let mut row = vec![IGNORED; self.to[1]];
-            self.windows(windows, totals.len(), sample, y, |x, counts, valid| {
-                if valid > 0 {
-                    row[x] = most(counts, totals);
-                }
-            });
-            row
-        });
-        rows.concat()
+        let mut order: Vec<usize> = (0..totals.len()).collect();
+        order.sort_by_key(|&class| (totals[class], Reverse(class)));
+        self.label_rows(|windows, sample, y, row| {
+            self.count_windows(windows, totals.len(), sample, y);
+            f32::dispatch(InstructionSet::best(), Majority { counts: &windows.counts, order: &order, to: row });
+        })
     }
 
     /// (N, C, height, width) class shares, and (N, height, width) labels that say which pixels have any: 0, or [`IGNORED`] where nothing in
     /// the window is valid and every share is 0.
     pub fn shares<T: Element>(&self, classes: usize) -> (Vec<T>, Vec<i32>) {
         let [height, width] = self.to;
-        let rows = self.rows(|windows, sample, y| {
-            let mut shares = vec![T::default(); classes * width];
-            let mut labels = vec![IGNORED; width];
-            self.windows(windows, classes, sample, y, |x, counts, valid| {
-                if valid > 0 {
-                    labels[x] = 0;
-                    for (class, &count) in counts.iter().enumerate() {
-                        shares[class * width + x] = T::from_f64(f64::from(count) / f64::from(valid));
-                    }
-                }
-            });
-            (shares, labels)
-        });
-        // (N, height, C, width) to (N, C, height, width).
-        let mut shares = vec![T::default(); rows.len() * classes * width];
-        for (row, (part, _)) in rows.iter().enumerate() {
+        let shape = [self.target.samples, classes, height * width];
+        let strides = [(classes * height * width) as isize, (height * width) as isize, 1];
+        let mut shares = vec![T::default(); shape.iter().product()];
+        // SAFETY: the vector has this shape and outlives the view.
+        let view = unsafe { View::new(shares.as_mut_ptr().cast(), T::DTYPE, &shape, &strides, true) };
+        let view = view.expect("contiguous");
+        let labels = self.label_rows(|windows, sample, y, labels| {
+            self.count_windows(windows, classes, sample, y);
             for class in 0..classes {
-                let to = ((row / height * classes + class) * height + row % height) * width;
-                shares[to..][..width].copy_from_slice(&part[class * width..][..width]);
+                let counts = &windows.counts[class * width..][..width];
+                // SAFETY: the row lies in the vector, and only this job has it.
+                let to = unsafe { std::slice::from_raw_parts_mut(view.at::<T>(sample, class, y * width), width) };
+                f32::dispatch(InstructionSet::best(), Shares { counts, valid: &windows.valid, to });
             }
-        }
-        (shares, rows.into_iter().flat_map(|(_, labels)| labels).collect())
+            for (label, &valid) in labels.iter_mut().zip(&windows.valid) {
+                *label = if valid > 0 { 0 } else { IGNORED };
+            }
+        });
+        (shares, labels)
     }
 
-    /// `fill(windows, sample, y)` for every row of the smaller map, on several threads.
-    fn rows<R: Send>(&self, fill: impl Fn(&mut Windows, usize, usize) -> R + Sync) -> Vec<R> {
-        let height = self.to[0];
+    /// (N, height, width) labels by `fill(windows, sample, y, row)` for every row of the smaller map, on several threads.
+    fn label_rows(&self, fill: impl Fn(&mut Windows, usize, usize, &mut [i32]) + Sync) -> Vec<i32> {
+        let [height, width] = self.to;
+        let shape = [self.target.samples, height * width];
+        let mut labels = vec![IGNORED; shape[0] * shape[1]];
+        let strides = [shape[1] as isize, 1];
+        // SAFETY: the vector has this shape and outlives the view.
+        let view = unsafe { View::new(labels.as_mut_ptr().cast(), DType::Int32, &shape, &strides, false) };
+        let view = view.expect("contiguous");
         let small = self.target.samples * self.target.pixels < 1 << 15;
         let threads = if small { 1 } else { self.threads };
         pool::run(threads, self.target.samples * height, Windows::default, |windows, job| {
-            fill(windows, job / height, job % height)
-        })
+            let (sample, y) = (job / height, job % height);
+            // SAFETY: the row lies in the vector, and only this job has it.
+            let row = unsafe { std::slice::from_raw_parts_mut(view.at::<i32>(sample, 0, y * width), width) };
+            fill(windows, sample, y, row);
+        });
+        labels
     }
 
-    /// `each(x, counts of the classes, valid pixels)` for the windows behind a row of the smaller map.
-    fn windows(
-        &self,
-        windows: &mut Windows,
-        classes: usize,
-        sample: usize,
-        y: usize,
-        mut each: impl FnMut(usize, &[u32], u32),
-    ) {
+    /// The counts of the windows behind row y of the smaller map.
+    fn count_windows(&self, windows: &mut Windows, classes: usize, sample: usize, y: usize) {
+        let width = self.to[1];
         let rows = window(y, self.from[0], self.to[0]);
-        let packed = rows.len() <= MAX_ROWS && rows.len() * (self.from[1].div_ceil(self.to[1]) + 1) <= MAX_PIXELS;
-        windows.counts.resize(classes, 0);
-        if packed {
+        let clear = |counts: &mut Vec<u32>, len: usize| {
+            counts.clear();
+            counts.resize(len, 0);
+        };
+        clear(&mut windows.counts, classes * width);
+        clear(&mut windows.valid, width);
+        if rows.len() <= MAX_ROWS && rows.len() * (self.from[1].div_ceil(width) + 1) <= MAX_PIXELS {
             windows.columns.clear();
             windows.columns.resize(classes.div_ceil(PACKED) * self.from[1], 0);
-            let (target, ignore_index, to) = (self.target, self.ignore_index, &mut windows.columns);
-            let columns = Columns { target, sample, rows: rows.clone(), ignore_index, width: self.from[1], to };
-            f32::dispatch(InstructionSet::best(), columns);
-        }
-        for x in 0..self.to[1] {
-            let columns = window(x, self.from[1], self.to[1]);
-            if packed {
-                windows.add_columns(self.from[1], columns);
-            } else {
-                self.count(&mut windows.counts, sample, rows.clone(), columns);
+            if windows.bounds.is_empty() {
+                windows.bounds.extend((0..width).map(|x| window(x, self.from[1], width)));
             }
-            each(x, &windows.counts, windows.counts.iter().sum());
+            windows.sums.iter_mut().for_each(|sums| sums.resize(width, 0));
+            let (target, ignore_index) = (self.target, self.ignore_index);
+            f32::dispatch(
+                InstructionSet::best(),
+                Packed { target, sample, rows, ignore_index, from: self.from[1], width, windows },
+            );
+            return;
         }
-    }
-
-    /// The counts of a window, pixel by pixel.
-    fn count(&self, counts: &mut [u32], sample: usize, rows: Range<usize>, columns: Range<usize>) {
-        counts.fill(0);
-        with_labels!(self.target, |L| for row in rows {
-            for column in columns.clone() {
-                let label = self.label::<L>(sample, row * self.from[1] + column);
+        for x in 0..width {
+            let columns = window(x, self.from[1], width);
+            with_labels!(self.target, |L| for pixel in
+                rows.clone().flat_map(|row| columns.clone().map(move |column| row * self.from[1] + column))
+            {
+                let label = self.label::<L>(sample, pixel);
                 if label != IGNORED {
-                    counts[label as usize] += 1;
+                    windows.counts[label as usize * width + x] += 1;
+                    windows.valid[x] += 1;
                 }
-            }
-        });
+            });
+        }
     }
 
     /// A label, [`IGNORED`] if it is `ignore_index`; L is the type that `with_labels` gives.
@@ -141,16 +139,12 @@ impl Resize<'_> {
     }
 }
 
-/// The class with the largest count; of several, the one with the fewest pixels in the batch, then the last.
-fn most(counts: &[u32], totals: &[u64]) -> i32 {
-    let largest = counts.iter().copied().max().expect("there is a class");
-    let mut most = (0..counts.len()).filter(|&class| counts[class] == largest);
-    let first = most.next().expect("one has the largest count");
-    most.fold(first, |best, class| if totals[class] <= totals[best] { class } else { best }) as i32
-}
-
 /// Classes counted in one word, a byte each.
 const PACKED: usize = 8;
+/// Of two classes in four bytes, the one in the lower two.
+const EVEN: u64 = 0x00ff_00ff_00ff_00ff;
+/// Windows whose majority is looked for at a time.
+const BLOCK: usize = 64;
 /// Rows that a byte can count.
 const MAX_ROWS: usize = 0xff;
 /// Pixels that two bytes can count.
@@ -161,63 +155,130 @@ const MAX_PIXELS: usize = 0xffff;
 struct Windows {
     /// (words, columns): how often each class occurs in each column of the full-size target, among the rows of the windows.
     columns: Vec<u64>,
-    /// Of one window.
+    /// The columns of each window; the same in every row.
+    bounds: Vec<Range<usize>>,
+    /// Sums of columns over each window, for classes of even and of odd number.
+    sums: [Vec<u64>; 2],
+    /// (C, width): of each window.
     counts: Vec<u32>,
+    /// (width): their sum.
+    valid: Vec<u32>,
 }
 
-impl Windows {
-    /// The counts of a window from those of its columns, of which there are `width` in all.
-    fn add_columns(&mut self, width: usize, window: Range<usize>) {
-        const EVEN: u64 = 0x00ff_00ff_00ff_00ff;
-        for (columns, counts) in self.columns.chunks_exact(width).zip(self.counts.chunks_mut(PACKED)) {
-            // Two bytes for each class, so that they do not overflow.
-            let mut halves = [0; 2];
-            for column in &columns[window.clone()] {
-                halves[0] += column & EVEN;
-                halves[1] += (column >> 8) & EVEN;
-            }
-            for (class, count) in counts.iter_mut().enumerate() {
-                *count = u32::from((halves[class % 2] >> (16 * (class / 2))) as u16);
-            }
-        }
-    }
-}
-
-/// Add the labels of rows of a target to the counts of each column.
-struct Columns<'a, 'b> {
+/// Count the classes of a row of windows, eight in a word.
+struct Packed<'a, 'b> {
     /// The target, (N, pixels); every label was checked.
     target: View<'a>,
     sample: usize,
     rows: Range<usize>,
     ignore_index: i64,
-    /// Columns.
+    /// Columns of the target.
+    from: usize,
+    /// Windows.
     width: usize,
-    /// (words, columns)
-    to: &'b mut [u64],
+    /// Cleared.
+    windows: &'b mut Windows,
 }
 
-impl Work<f32> for Columns<'_, '_> {
+impl Work<f32> for Packed<'_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<V: Vector<Element = f32>>(self) {
-        let Self { target, sample, rows, ignore_index, width, to } = self;
+        let Self { target, sample, rows, ignore_index, from: columns, width, windows } = self;
         let stride = target.strides[2];
-        for row in rows {
-            for (word, to) in to.chunks_exact_mut(width).enumerate() {
-                let first = word * PACKED;
+        let classes = windows.counts.len() / width.max(1);
+        // Plain index loops: iterator adapters are not always inlined into a function of another instruction set.
+        for word in 0..classes.div_ceil(PACKED) {
+            let first = word * PACKED;
+            let packed = &mut windows.columns[word * columns..][..columns];
+            for row in rows.start..rows.end {
                 // SAFETY: the row lies in the view.
                 unsafe {
                     with_labels!(target, |L| {
-                        let from = target.at::<L>(sample, 0, row * width).cast_const();
+                        let from = target.at::<L>(sample, 0, row * columns).cast_const();
                         // Apart, so that the usual one becomes vector code.
                         if stride == 1 {
-                            count_row(from, 1, ignore_index, first, to);
+                            count_row(from, 1, ignore_index, first, packed);
                         } else {
-                            count_row(from, stride, ignore_index, first, to);
+                            count_row(from, stride, ignore_index, first, packed);
                         }
                     });
                 }
             }
+            for x in 0..width {
+                // Two bytes for each class, so that they do not overflow.
+                let (mut even, mut odd) = (0, 0);
+                for &column in &packed[windows.bounds[x].clone()] {
+                    even += column & EVEN;
+                    odd += column >> 8 & EVEN;
+                }
+                windows.sums[0][x] = even;
+                windows.sums[1][x] = odd;
+            }
+            for class in first..classes.min(first + PACKED) {
+                let (sums, shift) = (&windows.sums[class % 2][..width], 16 * ((class - first) / 2));
+                let (counts, valid) = (&mut windows.counts[class * width..][..width], &mut windows.valid[..width]);
+                for x in 0..width {
+                    let count = u32::from((sums[x] >> shift) as u16);
+                    counts[x] = count;
+                    valid[x] += count;
+                }
+            }
+        }
+    }
+}
+
+/// The most frequent class of each window of a row.
+struct Majority<'a> {
+    /// (C, width)
+    counts: &'a [u32],
+    /// Classes, those first that win ties.
+    order: &'a [usize],
+    /// Holds [`IGNORED`].
+    to: &'a mut [i32],
+}
+
+impl Work<f32> for Majority<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Vector<Element = f32>>(self) {
+        let Self { counts, order, to } = self;
+        let width = to.len();
+        // A block's largest counts stay in registers.
+        let mut largest = [0u32; BLOCK];
+        for start in (0..width).step_by(BLOCK) {
+            let len = BLOCK.min(width - start);
+            let to = &mut to[start..][..len];
+            largest[..len].fill(0);
+            for &class in order {
+                let counts = &counts[class * width + start..][..len];
+                for x in 0..len {
+                    let more = counts[x] > largest[x];
+                    largest[x] = if more { counts[x] } else { largest[x] };
+                    to[x] = if more { class as i32 } else { to[x] };
+                }
+            }
+        }
+    }
+}
+
+/// The shares that a class has of each window of a row.
+struct Shares<'a, T> {
+    /// (width)
+    counts: &'a [u32],
+    /// (width): of all classes.
+    valid: &'a [u32],
+    to: &'a mut [T],
+}
+
+impl<T: Element> Work<f32> for Shares<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Vector<Element = f32>>(self) {
+        let Self { counts, valid, to } = self;
+        for x in 0..to.len().min(counts.len()).min(valid.len()) {
+            // Nothing of nothing is 0.
+            to[x] = T::from_f64(f64::from(counts[x]) / f64::from(valid[x].max(1)));
         }
     }
 }
@@ -315,13 +376,23 @@ mod tests {
 
     fn check_windows(labels: &mut [u8], from: [usize; 2], to: [usize; 2], classes: usize, ignore_index: i64) {
         let resize = Resize { ignore_index, ..resize(labels, from, to) };
+        let mut windows = Windows::default();
         for y in 0..to[0] {
-            resize.windows(&mut Windows::default(), classes, 0, y, |x, got, valid| {
+            resize.count_windows(&mut windows, classes, 0, y);
+            for x in 0..to[1] {
                 let mut expected = vec![0; classes];
-                resize.count(&mut expected, 0, window(y, from[0], to[0]), window(x, from[1], to[1]));
+                for row in window(y, from[0], to[0]) {
+                    for column in window(x, from[1], to[1]) {
+                        let label = resize.label::<u8>(0, row * from[1] + column);
+                        if label != IGNORED {
+                            expected[label as usize] += 1;
+                        }
+                    }
+                }
+                let got: Vec<u32> = windows.counts.chunks_exact(to[1]).map(|counts| counts[x]).collect();
                 assert_eq!(got, expected, "{y}, {x}");
-                assert_eq!(valid, expected.iter().sum::<u32>());
-            });
+                assert_eq!(windows.valid[x], expected.iter().sum::<u32>());
+            }
         }
     }
 }
