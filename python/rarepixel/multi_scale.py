@@ -163,7 +163,7 @@ def multi_scale_loss(
 
         L = sum_i lambda_i L_i(input_i, target)
 
-    The sizes are brought together inside the kernel. What a pixel of a smaller map should be says ``target_mode``:
+    The target is checked and counted once for all maps. What a pixel of a smaller map should be says ``target_mode``:
 
     - ``"nearest"``: the label that ``F.interpolate(mode="nearest-exact")`` picks;
     - ``"majority"``: the most frequent valid label of the window behind the pixel (that of adaptive pooling), ties to

@@ -496,7 +496,7 @@ def loss(
         narrows = training and _is_wide(input, target)
         if counts is not None or narrows:
             counted = counts.get(input.shape[1]) if counts is not None else None
-            if counted is None:
+            if counted is None or (narrows and counted.target is target):
                 counted = _counted(input, target, options, narrows)
             if counts is not None:
                 counts[input.shape[1]] = counted
@@ -551,12 +551,8 @@ def _upsampled_on_cuda(input: Tensor, target: Tensor, options: Options) -> tuple
 def _is_wide(input: Tensor, target: Tensor) -> bool:
     """Whether labels as bytes, a twentieth of the logits' memory at most, are worth making: each pass reads them."""
     # 16 is cpu/labels.rs: MAX_COMPARED
-    return (
-        target.element_size() > 1
-        and input.shape[1] <= 16
-        and input.element_size() * input.shape[1] >= 20
-        and target.numel() >= 1 << 15
-    )
+    small = 20 * target.numel() <= input.element_size() * input.numel()
+    return small and target.element_size() > 1 and input.shape[1] <= 16 and target.numel() >= 1 << 15
 
 
 def _counted(input: Tensor, target: Tensor, options: Options, narrows: bool) -> Counted:

@@ -141,7 +141,7 @@ impl Resize<'_> {
 
 /// Classes counted in one word, a byte each.
 const PACKED: usize = 8;
-/// Of two classes in four bytes, the one in the lower two.
+/// The bytes of classes of even number; each has room for another.
 const EVEN: u64 = 0x00ff_00ff_00ff_00ff;
 /// Windows whose majority is looked for at a time.
 const BLOCK: usize = 64;
