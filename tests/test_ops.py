@@ -154,6 +154,19 @@ def test_a_scaled_half_precision_gradient_takes_one_pass_from_the_second_step_on
     assert len(ops._last_scale) < 256
 
 
+@pytest.mark.parametrize("loss_fn", ALL)
+def test_meta_tensors_have_shapes_and_no_memory(loss_fn: Loss) -> None:
+    """For planning a model's memory, say: they crashed once."""
+    logits = torch.empty(2, 4, 5, 6, device="meta", dtype=torch.bfloat16, requires_grad=True)
+    target = torch.empty(2, 5, 6, device="meta", dtype=torch.long)
+    loss = loss_fn(logits, target)
+    assert (loss.shape, loss.dtype, loss.device.type) == ((), torch.float32, "meta")
+    gradient = gradient_of(loss, logits)
+    assert (gradient.shape, gradient.dtype, gradient.device.type) == (logits.shape, logits.dtype, "meta")
+    total = rp.multi_scale_loss([logits, logits], target, [{"dice": {}}] * 2, target_mode="majority")
+    assert (total.shape, total.device.type) == ((), "meta")
+
+
 @pytest.mark.parametrize("ignore_index", [-100, 0, 2, 255, 1000])
 @pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.int64])
 @pytest.mark.parametrize("loss_fn", ALL)

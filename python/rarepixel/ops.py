@@ -409,9 +409,12 @@ torch.library.register_autograd("rarepixel::loss_backward", _no_second_derivativ
 
 
 def _is_plain(input: Tensor) -> bool:
-    """Whether the eager path may take the tensor's memory: no tracing, no mode, no tensor subclass."""
+    """Whether the eager path may take the tensor's memory: no tracing, no mode, no tensor subclass, and there is memory."""
     return (
-        not is_compiling() and type(input) in (Tensor, torch.nn.Parameter) and not torch._C._len_torch_dispatch_stack()
+        not is_compiling()
+        and type(input) in (Tensor, torch.nn.Parameter)
+        and not torch._C._len_torch_dispatch_stack()
+        and not input.is_meta
     )
 
 
@@ -493,15 +496,7 @@ def loss(
     weights = (_constants(weight, input), _constants(dice_weight, input))
     training, known = torch.is_grad_enabled() and input.requires_grad, None
     if not _on_cuda(input) and target.ndim < input.ndim:
-        narrows = training and _is_wide(input, target)
-        if counts is not None or narrows:
-            counted = counts.get(input.shape[1]) if counts is not None else None
-            if counted is None or (narrows and counted.target is target):
-                counted = _counted(input, target, options, narrows)
-            if counts is not None:
-                counts[input.shape[1]] = counted
-            target, known = counted.target, counted.counts
-            options = options._replace(ignore_index=counted.ignore_index)
+        target, options, known = _counted_once(input, target, options, training, counts)
     labels, options = _resized(input, target, options, known)
     if labels is not target:
         target, known = labels, None
@@ -553,6 +548,20 @@ def _is_wide(input: Tensor, target: Tensor) -> bool:
     # 16 is cpu/labels.rs: MAX_COMPARED
     small = 20 * target.numel() <= input.element_size() * input.numel()
     return small and target.element_size() > 1 and input.shape[1] <= 16 and target.numel() >= 1 << 15
+
+
+def _counted_once(
+    input: Tensor, target: Tensor, options: Options, training: bool, counts: Counts | None
+) -> tuple[Tensor, Options, list[int] | None]:
+    """The target, as bytes where that is worth it, with its options and, where they are known, the pixels of each class."""
+    narrows = training and _is_wide(input, target)
+    if counts is None and not narrows:
+        return target, options, None
+    counts, classes = {} if counts is None else counts, input.shape[1]
+    if classes not in counts or (narrows and counts[classes].target is target):
+        counts[classes] = _counted(input, target, options, narrows)
+    target, ignore_index, known = counts[classes]
+    return target, options._replace(ignore_index=ignore_index), known
 
 
 def _counted(input: Tensor, target: Tensor, options: Options, narrows: bool) -> Counted:

@@ -5,13 +5,16 @@ use crate::tensor::View;
 /// Blocks of at least this size are new to the process each time they are allocated: glibc's allocator keeps smaller ones.
 const NEW_BYTES: usize = 32 << 20;
 
+/// A request for one page is slower than its page fault: jobs of many classes have few pixels.
+const WORTH_A_REQUEST: usize = 2 * 4096;
+
 /// Have the system put memory behind `len` pixels of a large tensor that is about to be written.
 ///
 /// Else each page of 4 KiB is an interruption of its own, and they take longer than all else that is done for the pixels.
 #[cfg(target_os = "linux")]
 pub fn populate(view: &View<'_>, sample: usize, pixel: usize, len: usize) {
     let size = view.dtype().size();
-    if view.samples * view.channels * view.pixels * size < NEW_BYTES || len == 0 {
+    if view.samples * view.channels * view.pixels * size < NEW_BYTES || len * size < WORTH_A_REQUEST {
         return;
     }
     let offset = |channel: usize, pixel: usize| {
