@@ -409,7 +409,7 @@ torch.library.register_autograd("rarepixel::loss_backward", _no_second_derivativ
 
 
 def _is_plain(input: Tensor) -> bool:
-    """Whether the eager path may take the tensor's memory: no tracing, no mode, no tensor subclass, and there is memory."""
+    """Whether the eager path may take the tensor's memory: no tracing, mode or subclass, and there is memory."""
     return (
         not is_compiling()
         and type(input) in (Tensor, torch.nn.Parameter)
@@ -553,7 +553,7 @@ def _is_wide(input: Tensor, target: Tensor) -> bool:
 def _counted_once(
     input: Tensor, target: Tensor, options: Options, training: bool, counts: Counts | None
 ) -> tuple[Tensor, Options, list[int] | None]:
-    """The target, as bytes where that is worth it, with its options and, where they are known, the pixels of each class."""
+    """The target, as bytes where that is worth it, with its options and, if they are known, the pixels of each class."""
     narrows = training and _is_wide(input, target)
     if counts is None and not narrows:
         return target, options, None

@@ -2,6 +2,10 @@
 
 use crate::tensor::View;
 
+/// `_MM_HINT_T0` and `_MM_HINT_ET0`: into the first-level cache, to be read or to be written.
+const READ: i32 = 3;
+const WRITE: i32 = 7;
+
 /// Where the pixels that come after a tile lie. Nothing is read or written: any address will do.
 #[derive(Clone, Copy)]
 pub struct Ahead {
@@ -39,24 +43,25 @@ impl Ahead {
     /// Pixel `i` of class `c` will be read.
     #[inline(always)]
     pub fn read(&self, c: usize, i: usize) {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: a prefetch reads nothing, and SSE is part of the baseline.
-        unsafe {
-            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(self.at(c, i));
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = self.at(c, i);
+        self.ask::<READ>(c, i);
     }
 
     /// Pixel `i` of class `c` will be written.
     #[inline(always)]
     pub fn write(&self, c: usize, i: usize) {
+        self.ask::<WRITE>(c, i);
+    }
+
+    #[inline(always)]
+    fn ask<const HINT: i32>(&self, c: usize, i: usize) {
+        let address = self.at(c, i);
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
+        // SAFETY: a prefetch reads nothing, and SSE is part of the baseline.
         unsafe {
-            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_ET0 }>(self.at(c, i));
+            std::arch::x86_64::_mm_prefetch::<HINT>(address);
         }
+        // Elsewhere it has no stable name.
         #[cfg(not(target_arch = "x86_64"))]
-        let _ = self.at(c, i);
+        let _ = address;
     }
 }
