@@ -553,7 +553,7 @@ def _is_wide(input: Tensor, target: Tensor) -> bool:
 def _counted_once(
     input: Tensor, target: Tensor, options: Options, training: bool, counts: Counts | None
 ) -> tuple[Tensor, Options, list[int] | None]:
-    """The target, as bytes where that is worth it, with its options and, if they are known, the pixels of each class."""
+    """The target, as bytes where that is worth it, with its options and, if known, the pixels of each class."""
     narrows = training and _is_wide(input, target)
     if counts is None and not narrows:
         return target, options, None
