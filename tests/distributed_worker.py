@@ -1,4 +1,4 @@
-"""One rank of the distributed tests: run by test_multi_scale.py, with torchrun's environment variables.
+"""One rank of the distributed tests: test_multi_scale.py runs it with RANK, WORLD_SIZE and MEETING_PLACE set.
 
 Arguments: what to do, and for the CUDA path the library of the emulated driver.
 """
@@ -95,7 +95,11 @@ def die(rank: int, ranks: int) -> None:
 
 def main() -> None:
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=20))
+    # A rank that dies is to be noticed soon; one that starts slowly on a busy machine is to be waited for.
+    timeout = datetime.timedelta(seconds=20 if sys.argv[1] == "die" else 120)
+    dist.init_process_group(
+        "gloo", init_method=os.environ["MEETING_PLACE"], rank=rank, world_size=ranks, timeout=timeout
+    )
     work = {"equal": equal, "die": die}[sys.argv[1]]
     if len(sys.argv) > 2:
         with cpu_tensors_on_cuda(Emulator(Path(sys.argv[2]))):

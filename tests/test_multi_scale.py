@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -287,9 +288,9 @@ def test_bad_input(call: Any, message: str) -> None:
 WORKER = Path(__file__).with_name("distributed_worker.py")
 
 
-def launch(ranks: int, port: int, *arguments: str) -> list[subprocess.Popen[str]]:
-    """The worker, once for each rank."""
-    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+def launch(ranks: int, folder: str | Path, *arguments: str) -> list[subprocess.Popen[str]]:
+    """The worker, once for each rank. They meet in a file: a free port may be taken before they come to it."""
+    environment = {**os.environ, "MEETING_PLACE": f"file://{folder}/store", "OMP_NUM_THREADS": "1"}
     return [
         subprocess.Popen(
             [sys.executable, str(WORKER), *arguments],
@@ -302,15 +303,6 @@ def launch(ranks: int, port: int, *arguments: str) -> list[subprocess.Popen[str]
     ]
 
 
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
 @pytest.mark.parametrize("ranks", [2, 3])
 @pytest.mark.timeout(240)
 def test_ranks_equal_one_process(ranks: int) -> None:
@@ -320,16 +312,17 @@ def test_ranks_equal_one_process(ranks: int) -> None:
 
 def succeed(ranks: int, *arguments: str) -> None:
     """Run the worker and expect its word."""
-    processes = launch(ranks, free_port(), *arguments)
-    outputs = [process.communicate()[0] for process in processes]
+    with tempfile.TemporaryDirectory() as folder:
+        processes = launch(ranks, folder, *arguments)
+        outputs = [process.communicate()[0] for process in processes]
     for process, output in zip(processes, outputs, strict=True):
         assert process.returncode == 0, output
         assert arguments[0] in output
 
 
 @pytest.mark.timeout(240)
-def test_a_rank_that_dies_gives_an_error() -> None:
-    processes = launch(2, free_port(), "die")
+def test_a_rank_that_dies_gives_an_error(tmp_path: Path) -> None:
+    processes = launch(2, tmp_path, "die")
     output = processes[0].communicate(timeout=120)[0]
     processes[1].communicate()
     assert processes[0].returncode == 0, output

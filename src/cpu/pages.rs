@@ -3,9 +3,11 @@
 use crate::tensor::View;
 
 /// Blocks of at least this size are new to the process each time they are allocated: glibc's allocator keeps smaller ones.
+#[cfg(target_os = "linux")]
 const NEW_BYTES: usize = 32 << 20;
 
 /// A request for one page is slower than its page fault: jobs of many classes have few pixels.
+#[cfg(target_os = "linux")]
 const WORTH_A_REQUEST: usize = 2 * 4096;
 
 /// Have the system put memory behind `len` pixels of a large tensor that is about to be written.
