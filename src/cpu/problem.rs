@@ -247,7 +247,7 @@ impl<'a> Problem<'a> {
     fn cut(&self) -> (usize, usize, usize, usize) {
         let (rows, _) = self.sums_shape();
         let row_pixels = self.input.samples * self.pixels / rows.max(1);
-        let job = (JOB_ELEMENTS / self.classes()).next_multiple_of(JOB_PIXELS);
+        let job = (JOB_ELEMENTS / self.classes()).max(1).next_multiple_of(JOB_PIXELS);
         let jobs_a_row = row_pixels.div_ceil(job);
         (rows * jobs_a_row, jobs_a_row, row_pixels, job)
     }

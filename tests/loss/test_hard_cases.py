@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 import rarepixel as rp
-from support import PRECISIONS, Precision, gradient_of
+from support import PRECISIONS, Precision, assert_close, gradient_of
 
 Loss = Callable[..., torch.Tensor]
 PIXEL_LOSSES = [rp.cross_entropy, rp.focal_loss]
@@ -321,6 +321,17 @@ MASK = torch.zeros(2, 4, 4, dtype=torch.int64)
 def test_bad_input_is_a_clear_error(call: Callable[[], Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("loss_fn", ALL)
+def test_more_classes_than_logits_of_a_job(loss_fn: Loss) -> None:
+    """A language model's vocabulary, say."""
+    logits = torch.randn(3, 70_000, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    target = torch.tensor([5, 69_999, 0])
+    loss = loss_fn(logits, target)
+    expected = getattr(rp.reference, loss_fn.__name__)(logits.double(), target)
+    assert_close("loss", loss, expected, rtol=1e-6)
+    assert_close("gradient", gradient_of(loss, logits), gradient_of(expected, logits), rtol=1e-5)
 
 
 def test_more_than_two_to_the_31_elements_by_strides() -> None:
