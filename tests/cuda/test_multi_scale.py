@@ -14,7 +14,7 @@ import rarepixel as rp
 from emulation import Emulator
 from rarepixel import _cuda, ops, reference
 from rarepixel.options import Options
-from support import PRECISIONS, Precision, few
+from support import PRECISIONS, Precision, few, gradient_of
 from test_multi_scale import MODES, compare, succeed
 
 
@@ -55,6 +55,25 @@ def test_majority_of_any_number_of_classes(classes: int, cuda: str) -> None:
         logits = torch.zeros(2, classes, *size, device=cuda)
         _, expected = reference.matched(logits, target, "majority", ignore_index=255)
         assert torch.equal(labels_of(target, size, classes, "majority", 255), expected)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "majority"])
+def test_the_registered_operator_resizes_by_kernels(mode: str, cuda: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is what torch.compile calls."""
+    generator = torch.Generator().manual_seed(4)
+    logits = torch.randn(2, 4, 7, 5, generator=generator).to(cuda).requires_grad_()
+    target = torch.randint(4, (2, 30, 21), generator=generator).to(cuda, torch.uint8)
+    target[0, :9] = 255
+    options = Options(pixel="focal", region="dice", target_mode=mode, ignore_index=255)
+    expected = ops.loss(logits, target, options)
+    truth = gradient_of(expected, logits)
+    calls: list[object] = []
+    resize = _cuda.resize
+    monkeypatch.setattr(_cuda, "resize", lambda *arguments: (calls.append(arguments), resize(*arguments)))
+    got, _ = torch.ops.rarepixel.loss(logits, target, None, None, *options)
+    assert torch.equal(got, expected)
+    assert torch.equal(gradient_of(got, logits), truth)
+    assert len(calls) == 2
 
 
 def test_a_wrong_label_gives_nan(cuda: str, monkeypatch: pytest.MonkeyPatch) -> None:
