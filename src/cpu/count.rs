@@ -18,6 +18,21 @@ pub fn count_labels(
     narrowed: Option<View<'_>>,
     threads: usize,
 ) -> Result<Vec<u64>> {
+    let threads = if target.samples * target.pixels < JOB { 1 } else { threads };
+    count_rows(target, 1, classes, ignore_index, narrowed, threads, InstructionSet::best())
+}
+
+/// How many pixels of each class each of `rows` equal parts of the target has, (rows, classes); or the error for the first label that
+/// is no class and not ignored. `narrowed` is as for [`count_labels`].
+pub fn count_rows(
+    target: View<'_>,
+    rows: usize,
+    classes: usize,
+    ignore_index: i64,
+    narrowed: Option<View<'_>>,
+    threads: usize,
+    instruction_set: InstructionSet,
+) -> Result<Vec<u64>> {
     if let Some(view) = narrowed {
         let shape = [view.samples, view.pixels];
         expect_shape("narrowed", &shape, &[target.samples, target.pixels], "that of target")?;
@@ -28,32 +43,6 @@ pub fn count_labels(
             return Err(Error::value("narrowed", format!("{classes} classes"), format!("at most {MAX_COMPARED}")));
         }
     }
-    let threads = if target.samples * target.pixels < JOB { 1 } else { threads };
-    count_narrowing(target, 1, classes, ignore_index, narrowed, threads, InstructionSet::best())
-}
-
-/// How many pixels of each class each of `rows` equal parts of the target has, (rows, classes); or the error for the first label that
-/// is no class and not ignored.
-pub fn count_rows(
-    target: View<'_>,
-    rows: usize,
-    classes: usize,
-    ignore_index: i64,
-    threads: usize,
-    instruction_set: InstructionSet,
-) -> Result<Vec<u64>> {
-    count_narrowing(target, rows, classes, ignore_index, None, threads, instruction_set)
-}
-
-fn count_narrowing(
-    target: View<'_>,
-    rows: usize,
-    classes: usize,
-    ignore_index: i64,
-    narrowed: Option<View<'_>>,
-    threads: usize,
-    instruction_set: InstructionSet,
-) -> Result<Vec<u64>> {
     let row_pixels = target.samples * target.pixels / rows.max(1);
     let jobs = row_pixels.div_ceil(JOB);
     let results = pool::run(
@@ -92,7 +81,7 @@ struct Count<'a, 'b> {
     to: usize,
     /// One count a class.
     counts: &'b mut [u64],
-    /// Where the labels go as bytes: contiguous, and checked by [`count_labels`].
+    /// Where the labels go as bytes: contiguous, of the target's shape.
     narrowed: Option<View<'a>>,
 }
 

@@ -71,6 +71,7 @@ pub struct Scratch<T> {
     labels: Aligned<T>,
     loss: Aligned<T>,
     incoming: Aligned<T>,
+    banks: kernel::Banks<T>,
 }
 
 impl<T: Element> Scratch<T> {
@@ -87,6 +88,7 @@ impl<T: Element> Scratch<T> {
             labels: pixels(),
             loss: pixels(),
             incoming: pixels(),
+            banks: kernel::Banks::new(classes),
         }
     }
 }
@@ -97,7 +99,6 @@ pub fn run<T: Element, M: Mode>(set: InstructionSet, job: Job<'_, T>, scratch: &
     let soft = matches!(job.target, Target::Soft(..));
     let parts = if !(M::REDUCE && M::REGION) { 0 } else { 2 + usize::from(soft) };
     let mut sums = LaneSums::new(classes, parts);
-    let mut banks = kernel::Banks::new(classes);
     let in_place = |view: &View<'_>| view.strides[2] == 1 && view.dtype() == T::DTYPE;
     let logits_in_place = in_place(&job.input);
     let soft_in_place = matches!(&job.target, Target::Soft(view, _) if in_place(view));
@@ -186,7 +187,7 @@ pub fn run<T: Element, M: Mode>(set: InstructionSet, job: Job<'_, T>, scratch: &
                 next_logits: Ahead::of(&job.input, sample, pixel + len),
                 next_gradient: Ahead::of(&job.gradient.unwrap_or(job.input), sample, pixel + len),
             };
-            kernel::run::<T, M>(set, &tile, job.params, &mut sums, &mut banks);
+            kernel::run::<T, M>(set, &tile, job.params, &mut sums, &mut scratch.banks);
             if let Some(view) = &job.gradient
                 && !(direct && gradient_in_place)
             {

@@ -86,7 +86,7 @@ pub fn run<S, R: Send>(
     scratch: impl Fn() -> S + Sync,
     work: impl Fn(&mut S, usize) -> R + Sync,
 ) -> Vec<R> {
-    assert!(u32::try_from(jobs).is_ok(), "fewer jobs than pixels / 512");
+    assert!(u32::try_from(jobs).is_ok(), "jobs are numbered with 32 bits");
     let members = threads.min(jobs).min(MAX_THREADS + 1);
     if members <= 1 {
         let mut scratch = scratch();

@@ -289,7 +289,7 @@ impl<'a> Problem<'a> {
             }
         };
         let ignore_index = self.spec.ignore_index;
-        count_rows(target, rows, classes, ignore_index, self.threads(), self.instruction_set)
+        count_rows(target, rows, classes, ignore_index, None, self.threads(), self.instruction_set)
     }
 
     /// Rows of sums with what the labels alone decide: weights, valid pixels and T_c.

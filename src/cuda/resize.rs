@@ -3,7 +3,7 @@
 use super::arguments::{PassArguments, Pointer, ResizeArguments, check_classes};
 use super::device::Device;
 use super::variant::Variant;
-use crate::loss::resize::{TargetMode, check_sizes};
+use crate::loss::resize::check_sizes;
 use crate::tensor::{DType, View, expect_shape};
 use crate::{Error, Result};
 
@@ -23,8 +23,8 @@ pub struct Resize<'a> {
     pub classes: usize,
     /// The label of ignored pixels.
     pub ignore_index: i64,
-    /// [`TargetMode::Majority`]: (C) int64, pixels of each class in the batch.
-    pub counts: Pointer,
+    /// For "majority": (C) int64, pixels of each class in the batch. Without them it is "nearest".
+    pub counts: Option<Pointer>,
 }
 
 impl Resize<'_> {
@@ -33,13 +33,9 @@ impl Resize<'_> {
     ///
     /// # Safety
     /// All pointers must be valid on the device, for what they are said to hold, until the stream has come so far.
-    pub unsafe fn fill(&self, device: &Device, stream: u64, mode: TargetMode, labels: View<'_>) -> Result<()> {
+    pub unsafe fn fill(&self, device: &Device, stream: u64, labels: View<'_>) -> Result<()> {
         let Self { target, from, to, classes, ignore_index, counts } = *self;
-        let entry = match mode {
-            TargetMode::Nearest => NEAREST,
-            TargetMode::Majority => MAJORITY,
-            TargetMode::Area => return Err(Error::value("target_mode", "\"area\"", "a mode that gives labels")),
-        };
+        let entry = if counts.is_some() { MAJORITY } else { NEAREST };
         check_sizes(from, to)?;
         check_classes("input", classes)?;
         expect_shape("labels", &[labels.samples, labels.pixels], &[target.samples, to[0] * to[1]], "that of input")?;
@@ -54,7 +50,7 @@ impl Resize<'_> {
         let blocks = kernel.blocks(&variant, labels.samples * labels.pixels, 1);
         let size = |[height, width]: [usize; 2]| [height as i64, width as i64];
         let pass = PassArguments {
-            counts,
+            counts: counts.unwrap_or(0),
             ignore_index,
             classes: classes as i32,
             ..PassArguments::over(&labels, &target, &variant, 1, blocks)

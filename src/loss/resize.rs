@@ -2,17 +2,6 @@
 
 use crate::{Error, Result};
 
-/// What a pixel of a smaller map should be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TargetMode {
-    /// The label that `F.interpolate(mode="nearest-exact")` picks.
-    Nearest,
-    /// The most frequent valid label of the window; ties go to the class with fewer pixels in the batch.
-    Majority,
-    /// The share of each class among the valid pixels of the window.
-    Area,
-}
-
 /// The label of an ignored pixel in a resized map.
 pub const IGNORED: i32 = -1;
 

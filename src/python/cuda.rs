@@ -11,7 +11,6 @@ use crate::cuda::{
 };
 use crate::loss::LossSpec;
 use crate::loss::operands::compute_type;
-use crate::loss::resize::TargetMode;
 use crate::loss::sums::row_length;
 use crate::tensor::{DType, expect_shape};
 use crate::{Error, Result};
@@ -169,17 +168,15 @@ pub fn cuda_resize(
     py.detach(|| {
         let (to, target, from) = images(&input, &target)?;
         let classes = input.shape[1];
-        let (mode, counts) = match &counts {
-            Some(counts) => {
-                expect_shape("counts", &counts.shape, &[classes], "one for each class of input")?;
-                (TargetMode::Majority, counts.contiguous("counts", DType::Int64)?)
-            }
-            None => (TargetMode::Nearest, 0),
+        let address = |counts: &Tensor| {
+            expect_shape("counts", &counts.shape, &[classes], "one for each class of input")?;
+            counts.contiguous("counts", DType::Int64)
         };
+        let counts = counts.as_ref().map(address).transpose()?;
         let resize = Resize { target, from, to, classes, ignore_index, counts };
         let (device, labels) = (Device::get(device)?, labels.view("labels", "int32", false)?);
         // SAFETY: as in `cuda_loss_forward`.
-        Ok(unsafe { resize.fill(&device, stream, mode, labels) }?)
+        Ok(unsafe { resize.fill(&device, stream, labels) }?)
     })
 }
 

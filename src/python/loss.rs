@@ -374,18 +374,12 @@ pub fn class_counts(
 ) -> PyResult<Vec<u64>> {
     py.detach(|| {
         let classes = logits(&input)?.channels;
-        let view = if matches!(spec.sizes, Sizes::Equal) {
-            let (Target::Index(view) | Target::Soft(view, _)) = target_of_equal_size(&spec.spec, &input, &target)?;
-            view
-        } else {
-            if target.shape.get(1..) != input.shape.get(2..) {
-                images(&input, &target)?;
-            }
-            labels(&target)?
-        };
-        if view.dtype().is_floating() {
-            return Err(Error::type_("target", view.dtype().name(), INDEX_DTYPES).into());
+        if matches!(spec.sizes, Sizes::Equal) {
+            target_of_equal_size(&spec.spec, &input, &target)?;
+        } else if target.shape.get(1..) != input.shape.get(2..) {
+            images(&input, &target)?;
         }
+        let view = labels(&target)?;
         let narrowed = narrowed.as_ref().map(|tensor| tensor.view("narrowed", "uint8", false)).transpose()?;
         Ok(count_labels(view, classes, spec.spec.ignore_index, narrowed, threads)
             .map_err(|error| locate(error, &target.shape))?)
