@@ -187,6 +187,37 @@ def test_wide_labels_are_narrowed_to_the_same_result(loss_fn: Loss, dtype: torch
         loss_fn(logits, target.to(dtype), ignore_index=ignore_index)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(2, 5, 33, 37), (1, 1, 8, 8), (3, 2, 7), (2, 33, 20, 20), (5, 5)], ids=str)
+def test_a_kept_softmax_gives_the_bits_of_a_new_one(
+    shape: tuple[int, ...], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With several largest logits, weights of 0, ignored pixels and whole ignored samples."""
+    generator = torch.Generator().manual_seed(1)
+    logits = 4 * torch.randn(shape, generator=generator, dtype=dtype)
+    logits[0] = logits[0].round()
+    logits.requires_grad_()
+    target = torch.randint(shape[1], (shape[0], *shape[2:]), generator=generator)
+    target[torch.rand(target.shape, generator=generator) < 0.1] = -100
+    target[-1] = -100
+    alpha = torch.rand(shape[1], generator=generator)
+    alpha[0] = 0
+    keeps = ops._keeps
+    for loss_fn, chosen in [
+        (rp.dice_loss, {"per_sample": True}),
+        (rp.tversky_loss, {"alpha": 0.3, "beta": 1.2}),
+        (rp.dice_focal_loss, {}),
+        (rp.dice_focal_loss, {"alpha": alpha, "pt": "weighted_ce"}),
+        (rp.dice_focal_loss, {"alpha": alpha, "gamma": 0.5}),
+    ]:
+        monkeypatch.setattr(ops, "_keeps", keeps)
+        assert keeps(logits, target, ops.Options(region="dice"))
+        got = gradient_of(loss_fn(logits, target, **chosen), logits, torch.tensor(3.0, dtype=dtype))
+        monkeypatch.setattr(ops, "_keeps", lambda *_: False)
+        expected = gradient_of(loss_fn(logits, target, **chosen), logits, torch.tensor(3.0, dtype=dtype))
+        assert torch.equal(got, expected)
+
+
 @pytest.mark.parametrize("loss_fn", ALL)
 def test_two_backward_passes_with_retain_graph(loss_fn: Loss) -> None:
     logits, target = batch()

@@ -79,6 +79,8 @@ class LossSpec:
     ) -> LossSpec: ...
     @property
     def one_pass(self) -> bool: ...
+    @property
+    def keeps(self) -> bool: ...
 
 def loss_forward(
     spec: LossSpec,
@@ -101,6 +103,7 @@ def loss_backward(
     dice_weight: list[float] | None,
     sums: list[float],
     gradient: _Tensor,
+    kept: bool,
     threads: int,
 ) -> None: ...
 def loss_finish(spec: LossSpec, sums: list[float], classes: int, dice_weight: list[float] | None) -> float: ...

@@ -85,13 +85,14 @@ def _loss(
     gradient = np.empty_like(input, order="K" if keeps_layout else "C")
     at, truth, slope = map(_described, (input, target, gradient))
     threads = _core.default_threads()
-    one_pass = slope if loss_spec.one_pass else None
+    kept = loss_spec.keeps and not soft and gradient.dtype == compute and gradient.flags.c_contiguous
+    early = slope if loss_spec.one_pass or kept else None
     weights = (pixel_weight, region_weight)
     loss_at = None if pixels is None else _described(pixels)
-    loss, sums = _core.loss_forward(loss_spec, at, truth, *weights, loss_at, one_pass, 1.0, None, threads)
-    if one_pass is None:
+    loss, sums = _core.loss_forward(loss_spec, at, truth, *weights, loss_at, early, 1.0, None, threads)
+    if not loss_spec.one_pass:
         incoming = _described(np.ones(() if pixels is None else pixels.shape, dtype=compute))
-        _core.loss_backward(loss_spec, incoming, at, truth, *weights, sums, slope, threads)
+        _core.loss_backward(loss_spec, incoming, at, truth, *weights, sums, slope, kept, threads)
     # Rounded to the type of the computation, as torch's is.
     return (float(compute(loss)) if pixels is None else pixels), gradient
 

@@ -135,6 +135,7 @@ def _forward(
 ) -> tuple[Tensor, Sums]:
     """The loss and its sums; on the CPU the gradient of a one-pass loss, too, for an incoming gradient of `scale`.
 
+    The `gradient` of another loss keeps what `_backward` needs of the first pass.
     `counts` are the pixels of each class where the target has been counted, and with that checked.
     """
     if _on_cuda(input):
@@ -181,7 +182,9 @@ def _backward(
     sums: Sums,
     options: Options,
     gradient: Tensor | None = None,
+    kept: bool = False,
 ) -> Tensor:
+    """The gradient, in the memory of `gradient` if given; `kept` says that `_forward` left a softmax there."""
     if gradient is None:
         gradient = torch.empty_like(input, memory_format=_memory_format(input))
     if grad_output.ndim:
@@ -199,6 +202,7 @@ def _backward(
         dice_weight,
         _as_numbers(sums),
         _described(gradient),
+        kept,
         torch.get_num_threads(),
     )
     return gradient
@@ -254,8 +258,16 @@ class _Synchronised(torch.autograd.Function):
 _last_scale: dict[tuple[Options, torch.Size], float] = {}
 
 
+def _keeps(input: Tensor, target: Tensor, options: Options) -> bool:
+    """Whether the gradient may keep the softmax between two passes: numbers that are not rounded, in planes."""
+    floats = input.dtype not in _HALF and target.ndim < input.ndim
+    return floats and spec(options).keeps and _memory_format(input) == torch.contiguous_format
+
+
 class _Loss(torch.autograd.Function):
     """The eager path.
+
+    The forward pass allocates the gradient. A loss of one pass writes it; one of two keeps a softmax there.
 
     A half-precision gradient must be multiplied by the incoming gradient before it is rounded. That is known in the
     backward pass only, but it rarely changes: the forward pass takes the last one, and a wrong guess costs a second
@@ -273,14 +285,16 @@ class _Loss(torch.autograd.Function):
         counts: list[int] | None,
     ) -> Tensor:
         gradient, scale = None, 1.0
+        kept = not _on_cuda(input) and _keeps(input, target, options)
         # On CUDA the incoming gradient is not known here without waiting for it.
-        if spec(options).one_pass and not _on_cuda(input):
+        if kept or (spec(options).one_pass and not _on_cuda(input)):
             gradient = torch.empty_like(input, memory_format=_memory_format(input))
             if input.dtype in _HALF:
                 scale = _last_scale.get((options, input.shape), 1.0)
         loss, sums = _forward(input, target, weight, dice_weight, options, gradient, scale, counts)
         ctx.save_for_backward(input, target)
-        ctx.gradient, ctx.scale, ctx.arguments = gradient, scale, (weight, dice_weight, sums, options)
+        ctx.gradient, ctx.kept, ctx.scale = gradient, kept, scale
+        ctx.arguments = (weight, dice_weight, sums, options)
         return loss
 
     @staticmethod
@@ -288,15 +302,16 @@ class _Loss(torch.autograd.Function):
         # The gradient is handed over, not kept: a second backward pass (retain_graph) computes it again.
         gradient: Tensor | None = ctx.gradient
         ctx.gradient = None
-        scale = ctx.scale if gradient is None else grad_output.item()
-        if gradient is None or (scale != ctx.scale and gradient.dtype in _HALF):
+        kept = ctx.kept and gradient is not None
+        scale = ctx.scale if gradient is None or kept else grad_output.item()
+        if gradient is None or kept or (scale != ctx.scale and gradient.dtype in _HALF):
             input, target = ctx.saved_tensors
             weight, dice_weight, sums, options = ctx.arguments
-            if gradient is not None:
+            if scale != ctx.scale:
                 if len(_last_scale) >= 256:  # images of ever new sizes
                     _last_scale.clear()
                 _last_scale[options, input.shape] = scale
-            gradient = _backward(grad_output, input, target, weight, dice_weight, sums, options, gradient)
+            gradient = _backward(grad_output, input, target, weight, dice_weight, sums, options, gradient, kept)
         elif scale != ctx.scale:
             gradient.mul_(scale)
         if torch.is_grad_enabled():  # create_graph=True

@@ -1,5 +1,6 @@
 //! Asking for memory before it is used. A tile reads and writes a row for each class, more rows than the hardware foresees.
 
+use super::aligned::LINE;
 use crate::tensor::View;
 
 /// `_MM_HINT_T0` and `_MM_HINT_ET0`: into the first-level cache, to be read or to be written.
@@ -43,25 +44,32 @@ impl Ahead {
     /// Pixel `i` of class `c` will be read.
     #[inline(always)]
     pub fn read(&self, c: usize, i: usize) {
-        self.ask::<READ>(c, i);
+        ask::<READ>(self.at(c, i));
     }
 
     /// Pixel `i` of class `c` will be written.
     #[inline(always)]
     pub fn write(&self, c: usize, i: usize) {
-        self.ask::<WRITE>(c, i);
+        ask::<WRITE>(self.at(c, i));
     }
+}
 
-    #[inline(always)]
-    fn ask<const HINT: i32>(&self, c: usize, i: usize) {
-        let address = self.at(c, i);
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: a prefetch reads nothing, and SSE is part of the baseline.
-        unsafe {
-            std::arch::x86_64::_mm_prefetch::<HINT>(address);
-        }
-        // Elsewhere it has no stable name.
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = address;
+/// The bytes from `address` on will be read.
+#[inline(always)]
+pub fn read_bytes(address: *const u8, bytes: usize) {
+    for line in (0..bytes).step_by(LINE) {
+        ask::<READ>(address.wrapping_add(line).cast());
     }
+}
+
+#[inline(always)]
+fn ask<const HINT: i32>(address: *const i8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing, and SSE is part of the baseline.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<HINT>(address);
+    }
+    // Elsewhere it has no stable name.
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }

@@ -3,7 +3,7 @@
 use std::ops::{Deref, DerefMut};
 
 /// Bytes of a cache line, and of the widest register.
-const LINE: usize = 64;
+pub const LINE: usize = 64;
 
 /// A buffer that begins at a cache line.
 pub struct Aligned<T> {

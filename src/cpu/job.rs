@@ -105,7 +105,9 @@ pub fn run<T: Element, M: Mode>(set: InstructionSet, job: Job<'_, T>, scratch: &
     let gradient_in_place = job.gradient.as_ref().is_some_and(in_place);
     let some_in_place = logits_in_place || soft_in_place || gradient_in_place;
     let pixels = job.input.pixels;
-    if let Some(view) = &job.gradient {
+    if let Some(view) = &job.gradient
+        && !M::KEPT
+    {
         let pieces = Pieces { pixels, position: job.from, len: job.to - job.from };
         pieces.each(|sample, pixel, _, len| pages::populate(view, sample, pixel, len));
     }

@@ -84,6 +84,12 @@ pub trait Mode {
     const PIXEL: bool;
     /// There is a region term.
     const REGION: bool;
+    /// The gradient's memory keeps the exponentials from the reducing pass to the other one: see `hard/kept.rs`.
+    const KEEPS: bool;
+    /// They are to be kept.
+    const KEEP: bool = Self::REDUCE && Self::KEEPS;
+    /// They were kept.
+    const KEPT: bool = Self::GRADIENT && Self::KEEPS;
 }
 
 /// Buffers of registers of pixels for each class: for a group of registers, and two for sums.

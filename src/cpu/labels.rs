@@ -2,6 +2,7 @@
 
 #![allow(clippy::needless_range_loop)] // see the comment in `count`
 
+use super::ahead;
 use super::simd::{Element, InstructionSet, Vector, Work};
 use crate::tensor::{DType, View};
 
@@ -71,6 +72,8 @@ const OTHER: u8 = 253;
 /// The narrowed label of ignored pixels.
 pub const IGNORED: u8 = 254;
 const PADDING: u8 = 255;
+/// Bytes between the labels that are counted and those that are asked for.
+const AHEAD: usize = 2048;
 
 /// Add to `counts[c]` the labels equal to c; those equal to `ignore_index` are not counted.
 ///
@@ -158,9 +161,13 @@ unsafe fn count_few<L: Label>(
     let (ignored, mark) = marked(ignore_index, IGNORED, 0);
     let narrow = |label: L| if label == ignored { mark } else { label.narrow() };
     if stride == 1 {
-        for i in 0..len {
-            // SAFETY: i < len.
-            block[i] = narrow(unsafe { from.add(i).read_unaligned() });
+        for start in (0..len).step_by(ROW) {
+            let row = size_of::<L>() * ROW;
+            ahead::read_bytes(from.wrapping_add(start).cast::<u8>().wrapping_add(AHEAD), row);
+            for i in start..len.min(start + ROW) {
+                // SAFETY: i < len.
+                block[i] = narrow(unsafe { from.add(i).read_unaligned() });
+            }
         }
     } else {
         for i in 0..len {

@@ -47,24 +47,29 @@ pub struct Problem<'a> {
 }
 
 macro_rules! modes {
-    ($($name:ident: $reduce:literal, $gradient:literal, $pixel:literal, $region:literal;)*) => {
+    ($($name:ident: $reduce:literal, $gradient:literal, $pixel:literal, $region:literal, $keeps:literal;)*) => {
         $(struct $name;
         impl Mode for $name {
             const REDUCE: bool = $reduce;
             const GRADIENT: bool = $gradient;
             const PIXEL: bool = $pixel;
             const REGION: bool = $region;
+            const KEEPS: bool = $keeps;
         })*
     };
 }
 modes! {
-    ReducePixel: true, false, true, false;
-    ReduceRegion: true, false, false, true;
-    ReduceBoth: true, false, true, true;
-    GradientPixel: false, true, true, false;
-    GradientRegion: false, true, false, true;
-    GradientBoth: false, true, true, true;
-    PixelAtOnce: true, true, true, false;
+    ReducePixel: true, false, true, false, false;
+    ReduceRegion: true, false, false, true, false;
+    ReduceBoth: true, false, true, true, false;
+    GradientPixel: false, true, true, false, false;
+    GradientRegion: false, true, false, true, false;
+    GradientBoth: false, true, true, true, false;
+    PixelAtOnce: true, true, true, false, false;
+    KeepRegion: true, false, false, true, true;
+    KeepBoth: true, false, true, true, true;
+    KeptRegion: false, true, false, true, true;
+    KeptBoth: false, true, true, true, true;
 }
 
 /// `$body` with `$mode` as the mode of the pass over the terms of the spec.
@@ -82,7 +87,11 @@ macro_rules! with_mode {
             (Pass::Gradient, false, true) => with_mode!(@as GradientRegion, $mode, $body),
             (Pass::Gradient, true, true) => with_mode!(@as GradientBoth, $mode, $body),
             (Pass::AtOnce, true, false) => with_mode!(@as PixelAtOnce, $mode, $body),
-            _ => unreachable!("`validate` asks for a term, `is_one_pass` for no region"),
+            (Pass::Keep, false, true) => with_mode!(@as KeepRegion, $mode, $body),
+            (Pass::Keep, true, true) => with_mode!(@as KeepBoth, $mode, $body),
+            (Pass::Kept, false, true) => with_mode!(@as KeptRegion, $mode, $body),
+            (Pass::Kept, true, true) => with_mode!(@as KeptBoth, $mode, $body),
+            _ => unreachable!("`validate` asks for a term, `is_one_pass` for no region, `keeps` for one"),
         }
     };
 }
@@ -93,6 +102,10 @@ enum Pass {
     Reduce,
     Gradient,
     AtOnce,
+    /// Reduce, and keep the exponentials in the gradient's memory.
+    Keep,
+    /// The gradient from what is kept there.
+    Kept,
 }
 
 impl<'a> Problem<'a> {
@@ -213,13 +226,42 @@ impl<'a> Problem<'a> {
     /// Second pass: dL/dinput from the sums, written to `gradient`. `scale` is the incoming gradient of a scalar loss; `incoming`
     /// that of each pixel, for `reduction = "none"`.
     pub fn gradient(&self, sums: &[f64], scale: f64, incoming: Option<View<'_>>, gradient: View<'_>) {
+        self.pass(Pass::Gradient, &self.scaled(sums, scale), &mut [], Some(gradient), None, incoming);
+    }
+
+    fn scaled(&self, sums: &[f64], scale: f64) -> Vec<Coefficients> {
         let (_, columns) = self.sums_shape();
         let mut coefficients = sums::coefficients(self.spec, self.dice_weight, sums, columns);
         for row in &mut coefficients {
             row.pixel *= scale;
             row.intersection.iter_mut().chain(&mut row.prediction).for_each(|value| *value *= scale);
         }
-        self.pass(Pass::Gradient, &coefficients, &mut [], Some(gradient), None, incoming);
+        coefficients
+    }
+
+    /// Whether [`Problem::reduce_keeping`] and [`Problem::gradient_from_kept`] serve this loss with that gradient.
+    pub fn keeps(&self, gradient: &View<'_>) -> bool {
+        let index = matches!(self.target, Target::Index(_));
+        index
+            && self.spec.region.is_some()
+            && self.upsampled.is_none()
+            && gradient.dtype() == compute_type(self.input.dtype())
+    }
+
+    /// First pass, whose exponentials `gradient` keeps until the second one.
+    pub fn reduce_keeping(&self, gradient: View<'_>) -> Result<Vec<f64>> {
+        assert!(self.keeps(&gradient));
+        let counts = self.count()?;
+        let mut sums = self.leading_sums(&counts);
+        let coefficients = vec![Coefficients::default(); self.sums_shape().0];
+        self.pass(Pass::Keep, &coefficients, &mut sums, Some(gradient), None, None);
+        Ok(sums)
+    }
+
+    /// Second pass, as [`Problem::gradient`], where [`Problem::reduce_keeping`] left its exponentials.
+    pub fn gradient_from_kept(&self, sums: &[f64], scale: f64, gradient: View<'_>) {
+        assert!(self.keeps(&gradient));
+        self.pass(Pass::Kept, &self.scaled(sums, scale), &mut [], Some(gradient), None, None);
     }
 
     /// Whether [`Problem::reduce_with_gradient`] serves this loss.
@@ -373,8 +415,10 @@ impl<'a> Problem<'a> {
             return;
         }
         let per_sample = self.spec.per_sample();
+        // What was kept stands in the place of the logits.
+        let input = gradient.filter(|_| pass == Pass::Kept).unwrap_or(self.input);
         let make = |row: usize, from, to| Job {
-            input: self.input,
+            input,
             target: self.target,
             ignore_index: self.spec.ignore_index,
             gradient,
@@ -402,7 +446,7 @@ impl<'a> Problem<'a> {
 
     /// Add the lanes of a reducing pass to the rows they belong to.
     fn add_up(&self, pass: Pass, results: impl Iterator<Item = (usize, LaneSums)>, sums: &mut [f64]) {
-        if pass == Pass::Gradient {
+        if matches!(pass, Pass::Gradient | Pass::Kept) {
             results.for_each(drop);
             return;
         }

@@ -80,8 +80,8 @@ pub fn pixel_loss<R: Real>(loss: PixelLoss, softmax: &Softmax<R>, log_sum: R, we
                 ProbabilityOfTarget::Softmax => (ce, softmax.complement(), softmax.probability(), weight),
                 ProbabilityOfTarget::WeightedCrossEntropy => {
                     let s = weight * ce;
-                    let u = -(-s).exp_m1();
-                    (s, u, R::one() - u, R::one())
+                    let (p, m1) = (-s).exp_and_m1();
+                    (s, -m1, p, R::one())
                 }
             };
             // p_t s -> 0 as s -> inf, but 0 * inf is nan: bound s first.

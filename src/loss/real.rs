@@ -21,8 +21,8 @@ pub trait Real:
     fn sqrt(self) -> Self;
     /// e^self. `self` must not be positive.
     fn exp(self) -> Self;
-    /// e^self - 1, exact to rounding near 0. `self` must not be positive.
-    fn exp_m1(self) -> Self;
+    /// (e^self, e^self - 1), the second exact to rounding near 0. `self` must not be positive.
+    fn exp_and_m1(self) -> (Self, Self);
     /// The natural logarithm.
     fn ln(self) -> Self;
     /// The natural logarithm of a positive number that is neither infinite nor denormal; anything else gives some number or
@@ -69,8 +69,8 @@ impl Real for f64 {
     fn exp(self) -> Self {
         f64::exp(self)
     }
-    fn exp_m1(self) -> Self {
-        f64::exp_m1(self)
+    fn exp_and_m1(self) -> (Self, Self) {
+        (f64::exp(self), f64::exp_m1(self))
     }
     fn ln(self) -> Self {
         f64::ln(self)

@@ -129,6 +129,12 @@ impl PyLossSpec {
         self.spec.is_one_pass() && !matches!(self.sizes, Sizes::Upsample { .. })
     }
 
+    /// Whether the gradient's memory can keep what the second pass needs of the first.
+    #[getter]
+    fn keeps(&self) -> bool {
+        self.spec.region.is_some() && matches!(self.sizes, Sizes::Equal | Sizes::Resized)
+    }
+
     fn __repr__(&self) -> String {
         format!("{:?}", self.spec)
     }
@@ -291,8 +297,8 @@ fn locate(error: Error, shape: &[usize]) -> Error {
     }
 }
 
-/// The loss and the sums, row by row. The loss of each pixel (`reduction = "none"`) goes into `loss`, and that of one-pass losses may
-/// bring its gradient, for an incoming gradient of `scale`, into `gradient`.
+/// The loss and the sums, row by row. The loss of each pixel (`reduction = "none"`) goes into `loss`. A one-pass loss may bring its
+/// gradient, for an incoming gradient of `scale`, into `gradient`; another one keeps there what [`loss_backward`] needs.
 #[pyfunction]
 pub fn loss_forward(
     py: Python<'_>,
@@ -315,7 +321,12 @@ pub fn loss_forward(
         let done = operands.solve(|problem| {
             let sums = match (&gradient, &loss) {
                 (Some(gradient), _) => {
-                    problem.reduce_with_gradient(gradient.view("gradient", "a floating dtype", true)?, scale)
+                    let gradient = gradient.view("gradient", "a floating dtype", true)?;
+                    if problem.is_one_pass() {
+                        problem.reduce_with_gradient(gradient, scale)
+                    } else {
+                        problem.reduce_keeping(gradient)
+                    }
                 }
                 (None, Some(loss)) => problem.reduce(Some(loss.view("loss", "a floating dtype", false)?)),
                 (None, None) => problem.reduce(None),
@@ -326,7 +337,7 @@ pub fn loss_forward(
     })
 }
 
-/// dL/dinput into `gradient`, from the sums of the forward pass and the incoming gradient.
+/// dL/dinput into `gradient`, from the sums of the forward pass and the incoming gradient; from what that pass `kept` there, if it did.
 #[pyfunction]
 pub fn loss_backward(
     py: Python<'_>,
@@ -338,6 +349,7 @@ pub fn loss_backward(
     dice_weight: Option<Vec<f64>>,
     sums: Vec<f64>,
     gradient: Tensor,
+    kept: bool,
     threads: usize,
 ) -> PyResult<()> {
     py.detach(|| {
@@ -349,7 +361,12 @@ pub fn loss_backward(
             expect_shape("sums", &[sums.len()], &[rows * columns], "what the forward pass gave")?;
             let destination = gradient.view("gradient", "a floating dtype", true)?;
             if spec.spec.is_scalar() {
-                problem.gradient(&sums, grad_output.scalar("grad_output")?, None, destination);
+                let scale = grad_output.scalar("grad_output")?;
+                if kept {
+                    problem.gradient_from_kept(&sums, scale, destination);
+                } else {
+                    problem.gradient(&sums, scale, None, destination);
+                }
             } else {
                 let incoming = grad_output.view("grad_output", "a floating dtype", false)?;
                 let expected = problem.loss_shape();

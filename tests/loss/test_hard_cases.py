@@ -44,6 +44,18 @@ def test_focal_at_saturated_pixels(precision: Precision, gamma: float, pt: str) 
     assert gradient[:, 2].abs().max().item() == 0.0
 
 
+@pytest.mark.parametrize("pt", ["softmax", "weighted_ce"])
+def test_focal_at_a_small_probability_has_all_digits(pt: str) -> None:
+    """k has p_t s in it: 1 - (1 - p_t) is not p_t where p_t is small, and s is large there."""
+    margin = torch.arange(0.25, 60, 0.25)
+    logits = torch.stack([margin, torch.zeros_like(margin)], 1).requires_grad_()
+    target = torch.ones(len(margin), dtype=torch.long)
+    truth_input = logits.detach().double().requires_grad_()
+    got = gradient_of(rp.focal_loss(logits, target, [1.0, 1.0], pt=pt, reduction="sum"), logits)
+    truth = gradient_of(rp.focal_loss(truth_input, target, [1.0, 1.0], pt=pt, reduction="sum"), truth_input)
+    torch.testing.assert_close(got.double(), truth, rtol=5e-7, atol=0)
+
+
 @pytest.mark.parametrize("precision", PRECISIONS, ids=str)
 @pytest.mark.parametrize("loss_fn", ALL)
 def test_logits_of_ten_thousand(loss_fn: Loss, precision: Precision) -> None:

@@ -1,7 +1,10 @@
 //! Class-index targets.
 
+mod kept;
+
 use super::label::{Labels, Mixed, Uniform};
 use super::{Bank, LaneSums, Mode, Params, Tile};
+use crate::cpu::simd::several::Several;
 use crate::cpu::simd::{Element, Vector};
 use crate::loss::pixel::{Softmax, pixel_loss};
 use crate::loss::spec::PixelLoss;
@@ -10,8 +13,10 @@ use crate::tensor::DType;
 /// xBD's background and four grades of damage: a number that the compiler knows, so that loops over classes unroll. It gains 10 %
 /// and costs as much compilation as the kernels for all other numbers together.
 const XBD_CLASSES: usize = 5;
-/// Registers whose exponentials are taken before the rest is done, so that the long chains of operations of several pixels overlap.
-pub const GROUP: usize = 4;
+/// What is taken at a time: the chain from a softmax to its loss and gradient is long, and two of them side by side wait for less.
+type Wide<V> = Several<V, 2>;
+/// Of these, as many have their exponentials taken before the rest is done.
+pub const GROUP: usize = 2;
 
 /// A tile of class-index targets.
 ///
@@ -27,9 +32,9 @@ pub unsafe fn run<V: Vector, M: Mode>(
     // SAFETY: the caller's promise.
     unsafe {
         if V::Element::DTYPE == DType::Float32 && params.classes == XBD_CLASSES {
-            run_for::<V, M, XBD_CLASSES>(tile, params, sums, banks);
+            run_for::<Wide<V>, M, XBD_CLASSES>(tile, params, sums, banks);
         } else {
-            run_for::<V, M, 0>(tile, params, sums, banks);
+            run_for::<Wide<V>, M, 0>(tile, params, sums, banks);
         }
     }
 }
@@ -71,20 +76,21 @@ unsafe fn run_for<V: Vector, M: Mode, const C: usize>(
     }
     for start in (0..tile.len).step_by(GROUP * V::LANES) {
         let registers = ((tile.len - start) / V::LANES).min(GROUP);
-        let mut largest = [V::zero(); GROUP];
-        for (r, m) in largest.iter_mut().enumerate().take(registers) {
+        let mut numbers = [V::zero(); GROUP]; // m, or what was kept with the e_c
+        for (r, number) in numbers.iter_mut().enumerate().take(registers) {
+            let (i, e) = (start + r * V::LANES, e.part::<V>(r, classes));
             // SAFETY: i + LANES <= len, and the bank holds GROUP registers for each class.
-            *m = unsafe { pixels.exponentials(start + r * V::LANES, e.part::<V>(r, classes)) };
+            *number = unsafe { if M::KEPT { pixels.kept(i, e) } else { pixels.exponentials(i, e) } };
         }
-        for (r, &m) in largest.iter().enumerate().take(registers) {
+        for (r, &number) in numbers.iter().enumerate().take(registers) {
             let (i, e) = (start + r * V::LANES, e.part::<V>(r, classes));
             // SAFETY: i + LANES <= len; every label is below `classes`, as all labels were counted before, or -1.
             unsafe {
                 let (first, labels) = (*tile.labels.add(i), V::load(tile.labels.add(i)));
                 if !V::all(labels.equals(V::splat_element(first))) {
-                    pixels.register::<M>(i, m, e, Mixed::new(labels), &mut totals);
+                    pixels.register::<M>(i, number, e, Mixed::new(labels), &mut totals);
                 } else if first.to_f64() >= 0.0 {
-                    pixels.register::<M>(i, m, e, Uniform(first.to_f64() as usize), &mut totals);
+                    pixels.register::<M>(i, number, e, Uniform(first.to_f64() as usize), &mut totals);
                 } else {
                     pixels.ignored::<M>(i);
                 }
@@ -134,14 +140,14 @@ impl<V: Vector, const C: usize> Pixels<'_, V, C> {
         if C > 0 { C } else { self.classes }
     }
 
-    /// z_c of the register at `i`; 0 at an ignored pixel: what stands there, nan and inf included, must not matter.
+    /// z_c of the register at `i`.
     ///
     /// # Safety
     /// i + LANES <= len and c < classes.
     #[inline(always)]
-    unsafe fn logit(&self, c: usize, i: usize, labels: impl Labels<V>) -> V {
+    unsafe fn logit(&self, c: usize, i: usize) -> V {
         // SAFETY: the caller's promise, and that of the tile.
-        labels.valid(unsafe { V::load(self.tile.logits.offset(c as isize * self.tile.logits_stride).add(i)) })
+        unsafe { V::load(self.tile.logits.offset(c as isize * self.tile.logits_stride).add(i)) }
     }
 
     /// w_c.
@@ -173,6 +179,14 @@ impl<V: Vector, const C: usize> Pixels<'_, V, C> {
         factor.mul_add(p.mul_add(self.weight_sum, -self.weight(c)), gradient)
     }
 
+    /// `action` for the first pixel of each machine register of the register at `i`.
+    #[inline(always)]
+    fn each_register(&self, i: usize, action: impl Fn(usize)) {
+        for r in 0..V::REGISTERS {
+            action(i + r * (V::LANES / V::REGISTERS));
+        }
+    }
+
     /// e_c of the register at `i` into the bank; returns m.
     ///
     /// # Safety
@@ -180,13 +194,11 @@ impl<V: Vector, const C: usize> Pixels<'_, V, C> {
     #[inline(always)]
     unsafe fn exponentials(&self, i: usize, mut e: Bank<'_, V::Element>) -> V {
         let classes = self.classes();
-        // SAFETY: the caller's promise.
-        let labels = Mixed::new(unsafe { V::load(self.tile.labels.add(i)) });
         let mut m = V::splat(f64::NEG_INFINITY);
         for c in 0..classes {
-            self.tile.next_logits.read(c, i);
+            self.each_register(i, |i| self.tile.next_logits.read(c, i));
             // SAFETY: the caller's promise.
-            let z = unsafe { self.logit(c, i, labels) };
+            let z = unsafe { self.logit(c, i) };
             e.set(c, z);
             m = m.max(z);
         }
@@ -204,7 +216,7 @@ impl<V: Vector, const C: usize> Pixels<'_, V, C> {
     unsafe fn ignored<M: Mode>(&self, i: usize) {
         // SAFETY: the caller's promise, and that of the tile.
         unsafe {
-            if M::GRADIENT {
+            if M::GRADIENT || M::KEEP {
                 (0..self.classes()).for_each(|c| self.write(c, i, V::zero()));
             }
             if M::REDUCE && M::PIXEL && !self.tile.loss.is_null() {
@@ -213,14 +225,8 @@ impl<V: Vector, const C: usize> Pixels<'_, V, C> {
         }
     }
 
-    /// The register of pixels at `i`, whose e_c are in the bank. Per pixel, with m = max z, e_c = exp(z_c - m)
-    /// and p_c = e_c / sum e:
-    ///
-    /// ```text
-    /// dL/dz_c = K (p_c - y_c) + p_c (q_c - sum_j p_j q_j),      K = factor k, q_c = a_c y_c + b_c
-    /// for c = y, without cancellation: p_y (q_y (1 - p_y) - rest) - K (1 - p_y),  rest = sum_{j != y} p_j b_j
-    /// label smoothing e:  L += e/C (W log sum e + sum_c w_c (m - z_c)),  dL/dz_c += factor e/C (W p_c - w_c)
-    /// ```
+    /// The register of pixels at `i`, whose m is given and whose e_c are in the bank. With m = max z, e_c = exp(z_c - m) and
+    /// p_c = e_c / sum e, label smoothing e has L += e/C (W log sum e + sum_c w_c (m - z_c)).
     ///
     /// # Safety
     /// i + LANES <= len, and the labels are below the number of classes.
@@ -233,9 +239,13 @@ impl<V: Vector, const C: usize> Pixels<'_, V, C> {
         labels: impl Labels<V>,
         totals: &mut Totals<'_, V>,
     ) {
+        if M::KEPT {
+            // SAFETY: the caller's promise.
+            return unsafe { self.register_from_kept::<M>(i, m, e, labels) };
+        }
         let classes = self.classes();
         // SAFETY: the caller's promise.
-        let logit = |c: usize| unsafe { self.logit(c, i, labels) };
+        let logit = |c: usize| unsafe { self.logit(c, i) };
         let add_e = |c: usize, sum: V| sum + e.get(c);
         let ([e_y, z_y, w_y], others) = if M::PIXEL {
             labels.split(classes, |c| [e.get(c), logit(c), self.weight(c)], add_e)
@@ -244,13 +254,12 @@ impl<V: Vector, const C: usize> Pixels<'_, V, C> {
             ([e_y, m, V::one()], others)
         };
         let softmax = Softmax::new(m - z_y, e_y, others);
-        let mut slope = V::zero();
+        let mut k = V::zero();
         if M::PIXEL {
             let log_sum = softmax.log_sum();
             let pixel = self.pixel.expect("the mode has a pixel term");
             let result = pixel_loss(pixel, &softmax, log_sum, w_y);
-            // SAFETY: the caller's promise.
-            slope = unsafe { self.incoming(result.slope * self.factor, i) };
+            k = result.slope;
             if M::REDUCE {
                 let mut loss = result.loss;
                 if self.smooths {
@@ -271,40 +280,70 @@ impl<V: Vector, const C: usize> Pixels<'_, V, C> {
         if M::REDUCE && M::REGION {
             let inverse = labels.valid(softmax.inverse);
             for c in 0..classes {
-                totals.prediction.set(c, e.get::<V>(c).mul_add(inverse, totals.prediction.get(c)));
+                // What stands at an ignored pixel, nan and inf included, must not matter.
+                totals.prediction.set(c, labels.valid(e.get(c)).mul_add(inverse, totals.prediction.get(c)));
             }
             labels.add(&mut totals.intersection, |c| e.get::<V>(c) * inverse, classes);
         }
-        if M::GRADIENT {
-            let (p_y, complement) = (softmax.probability(), softmax.complement());
-            let mut base = slope;
-            let mut at_target = -(slope * complement);
-            if M::REGION {
-                let ([q_y], rest) = labels.split(
-                    classes,
-                    |c| [V::splat_element(self.region_target[c])],
-                    |c, sum| e.get::<V>(c).mul_add(V::splat_element(self.region[c]), sum),
-                );
-                let rest = rest * softmax.inverse;
-                base = base - q_y.mul_add(p_y, rest);
-                at_target = p_y.mul_add(q_y.mul_add(complement, -rest), at_target);
-            }
-            let base = base * softmax.inverse;
+        if M::KEEP {
             // SAFETY: the caller's promise.
-            let write = |c: usize, g: V| unsafe { self.write(c, i, g) };
-            if M::PIXEL && self.smooths {
-                // SAFETY: the caller's promise.
-                let factor = unsafe { self.incoming(self.factor * self.label_smoothing, i) };
-                let target = |c| self.smoothed(at_target, c, e.get::<V>(c) * softmax.inverse, factor);
-                let other = |c| {
-                    let e_c: V = e.get(c);
-                    self.smoothed(e_c * self.slope::<M>(c, base, softmax.inverse), c, e_c * softmax.inverse, factor)
-                };
-                labels.write(classes, target, other, write);
-            } else {
-                let other = |c| e.get::<V>(c) * self.slope::<M>(c, base, softmax.inverse);
-                labels.write(classes, |_| at_target, other, write);
-            }
+            unsafe { self.keep(i, &e, if M::PIXEL { k } else { softmax.inverse }) };
+        }
+        if M::GRADIENT {
+            // SAFETY: the caller's promise.
+            unsafe { self.gradient::<M>(i, &softmax, k, e, labels) };
+        }
+    }
+
+    /// The gradient at the register of pixels at `i`, whose e_c are in the bank:
+    ///
+    /// ```text
+    /// dL/dz_c = K (p_c - y_c) + p_c (q_c - sum_j p_j q_j),      K = factor k, q_c = a_c y_c + b_c
+    /// for c = y, without cancellation: p_y (q_y (1 - p_y) - rest) - K (1 - p_y),  rest = sum_{j != y} p_j b_j
+    /// label smoothing e:  dL/dz_c += factor e/C (W p_c - w_c)
+    /// ```
+    ///
+    /// # Safety
+    /// As for [`Pixels::register`].
+    #[inline(always)]
+    unsafe fn gradient<M: Mode>(
+        &self,
+        i: usize,
+        softmax: &Softmax<V>,
+        k: V,
+        e: Bank<'_, V::Element>,
+        labels: impl Labels<V>,
+    ) {
+        let classes = self.classes();
+        let (p_y, complement) = (softmax.probability(), softmax.complement());
+        // SAFETY: the caller's promise.
+        let mut base = if M::PIXEL { unsafe { self.incoming(k * self.factor, i) } } else { V::zero() };
+        let mut at_target = -(base * complement);
+        if M::REGION {
+            let ([q_y], rest) = labels.split(
+                classes,
+                |c| [V::splat_element(self.region_target[c])],
+                |c, sum| e.get::<V>(c).mul_add(V::splat_element(self.region[c]), sum),
+            );
+            let rest = rest * softmax.inverse;
+            base = base - q_y.mul_add(p_y, rest);
+            at_target = p_y.mul_add(q_y.mul_add(complement, -rest), at_target);
+        }
+        let base = base * softmax.inverse;
+        // SAFETY: the caller's promise.
+        let write = |c: usize, g: V| unsafe { self.write(c, i, g) };
+        if M::PIXEL && self.smooths {
+            // SAFETY: the caller's promise.
+            let factor = unsafe { self.incoming(self.factor * self.label_smoothing, i) };
+            let target = |c| self.smoothed(at_target, c, e.get::<V>(c) * softmax.inverse, factor);
+            let other = |c| {
+                let e_c: V = e.get(c);
+                self.smoothed(e_c * self.slope::<M>(c, base, softmax.inverse), c, e_c * softmax.inverse, factor)
+            };
+            labels.write(classes, target, other, write);
+        } else {
+            let other = |c| e.get::<V>(c) * self.slope::<M>(c, base, softmax.inverse);
+            labels.write(classes, |_| at_target, other, write);
         }
     }
 
@@ -314,7 +353,7 @@ impl<V: Vector, const C: usize> Pixels<'_, V, C> {
     /// i + LANES <= len and c < classes.
     #[inline(always)]
     unsafe fn write(&self, c: usize, i: usize, value: V) {
-        self.tile.next_gradient.write(c, i);
+        self.each_register(i, |i| self.tile.next_gradient.write(c, i));
         // SAFETY: the caller's promise, and that of the tile.
         unsafe { value.store(self.tile.gradient.offset(c as isize * self.tile.gradient_stride).add(i)) };
     }

@@ -9,7 +9,7 @@ use std::ops::{Add, Div, Mul, Neg, Sub};
 use super::elementary::{self, SingleBits};
 use half::{bf16, f16};
 
-use super::{MAX_LANES, Vector};
+use super::Vector;
 use crate::loss::real::Real;
 
 /// Eight singles.
@@ -53,8 +53,8 @@ impl Real for F32x8 {
         elementary::exp(self)
     }
     #[inline(always)]
-    fn exp_m1(self) -> Self {
-        elementary::exp_m1(self)
+    fn exp_and_m1(self) -> (Self, Self) {
+        elementary::exp_and_m1(self)
     }
     #[inline(always)]
     fn ln(self) -> Self {
@@ -170,10 +170,11 @@ impl Vector for F32x8 {
         })
     }
     #[inline(always)]
-    fn add_to(self, sums: &mut [f64; MAX_LANES]) {
+    fn add_to(self, sums: &mut [f64]) {
         intrinsics!({
             let low = _mm256_cvtps_pd(_mm256_castps256_ps128(self.0));
             let high = _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(self.0));
+            assert!(sums.len() >= Self::LANES);
             let to = sums.as_mut_ptr();
             _mm256_storeu_pd(to, _mm256_add_pd(_mm256_loadu_pd(to), low));
             _mm256_storeu_pd(to.add(4), _mm256_add_pd(_mm256_loadu_pd(to.add(4)), high));

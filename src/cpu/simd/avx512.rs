@@ -9,7 +9,7 @@ use std::ops::{Add, Div, Mul, Neg, Sub};
 use super::elementary::{self, SingleBits};
 use half::{bf16, f16};
 
-use super::{MAX_LANES, Vector};
+use super::Vector;
 use crate::loss::real::Real;
 
 /// Where the high halves of sixteen 32-bit numbers are, among 32 halves; twice.
@@ -64,8 +64,8 @@ impl Real for F32x16 {
         elementary::exp(self)
     }
     #[inline(always)]
-    fn exp_m1(self) -> Self {
-        elementary::exp_m1(self)
+    fn exp_and_m1(self) -> (Self, Self) {
+        elementary::exp_and_m1(self)
     }
     #[inline(always)]
     fn ln(self) -> Self {
@@ -169,10 +169,11 @@ impl Vector for F32x16 {
         })
     }
     #[inline(always)]
-    fn add_to(self, sums: &mut [f64; MAX_LANES]) {
+    fn add_to(self, sums: &mut [f64]) {
         intrinsics!({
             let low = _mm512_cvtps_pd(_mm512_castps512_ps256(self.0));
             let high = _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(self.0));
+            assert!(sums.len() >= Self::LANES);
             let to = sums.as_mut_ptr();
             _mm512_storeu_pd(to, _mm512_add_pd(_mm512_loadu_pd(to), low));
             _mm512_storeu_pd(to.add(8), _mm512_add_pd(_mm512_loadu_pd(to.add(8)), high));

@@ -40,6 +40,7 @@ pub mod avx2;
 pub mod avx512;
 pub mod elementary;
 pub mod portable;
+pub mod several;
 
 use std::ops::{Add, Mul, Sub};
 use std::sync::OnceLock;
@@ -49,8 +50,8 @@ use half::{bf16, f16};
 use crate::loss::real::Real;
 use crate::tensor::DType;
 
-/// The widest register, in elements: tiles are padded to a multiple of it.
-pub const MAX_LANES: usize = 16;
+/// Lanes of the widest [`Vector`], two registers of AVX-512: tiles are padded to a multiple of it.
+pub const MAX_LANES: usize = 32;
 
 /// The types that losses are computed in.
 pub trait Element:
@@ -143,6 +144,8 @@ pub trait Vector: Real {
     type Element: Element;
     /// How many.
     const LANES: usize;
+    /// How many machine registers they are in.
+    const REGISTERS: usize = 1;
 
     /// The same element in every lane.
     fn splat_element(value: Self::Element) -> Self;
@@ -237,8 +240,8 @@ pub trait Vector: Real {
         // SAFETY: the caller's promise.
         unsafe { store_each(self, to, |x| bf16::from_f64(x.to_f64())) }
     }
-    /// The lanes as doubles, added to `sums`.
-    fn add_to(self, sums: &mut [f64; MAX_LANES]);
+    /// The lanes as doubles, added to `sums`, of which there are at least `LANES`.
+    fn add_to(self, sums: &mut [f64]);
     /// Whether the mask holds in every lane.
     fn all(mask: Self::Mask) -> bool;
     /// Whether the mask holds in some lane.

@@ -2,8 +2,8 @@
 
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
+use super::Vector;
 use super::elementary::{self, SingleBits};
-use super::{MAX_LANES, Vector};
 use crate::loss::real::Real;
 
 /// Four singles: one register of SSE or NEON.
@@ -34,7 +34,7 @@ fn each_lane<T: Copy + Default, const N: usize>(f: impl Fn(usize) -> T) -> [T; N
 
 /// The parts of [`Real`] and [`Vector`] that are alike for both.
 macro_rules! lanes {
-    ($name:ident, $element:ty, $lanes:literal, $exp:expr, $exp_m1:expr, $ln:expr, $ln_normal:expr) => {
+    ($name:ident, $element:ty, $lanes:literal, $exp:expr, $exp_and_m1:expr, $ln:expr, $ln_normal:expr) => {
         impl $name {
             #[inline(always)]
             fn zip(self, other: Self, f: impl Fn($element, $element) -> $element) -> Self {
@@ -104,8 +104,8 @@ macro_rules! lanes {
                 $exp(self)
             }
             #[inline(always)]
-            fn exp_m1(self) -> Self {
-                $exp_m1(self)
+            fn exp_and_m1(self) -> (Self, Self) {
+                $exp_and_m1(self)
             }
             #[inline(always)]
             fn ln(self) -> Self {
@@ -146,7 +146,7 @@ macro_rules! lanes {
                 unsafe { to.cast::<[$element; $lanes]>().write_unaligned(self.0) }
             }
             #[inline(always)]
-            fn add_to(self, sums: &mut [f64; MAX_LANES]) {
+            fn add_to(self, sums: &mut [f64]) {
                 for (sum, lane) in sums.iter_mut().zip(self.0) {
                     *sum += f64::from(lane);
                 }
@@ -163,16 +163,16 @@ macro_rules! lanes {
     };
 }
 
-lanes!(F32x4, f32, 4, elementary::exp, elementary::exp_m1, elementary::ln, elementary::ln_normal);
+lanes!(F32x4, f32, 4, elementary::exp, elementary::exp_and_m1, elementary::ln, elementary::ln_normal);
 // Double precision is there to be exact, not fast: the standard library's functions, lane by lane.
-lanes!(F64x4, f64, 4, each_exp, each_exp_m1, each_ln, each_ln);
+lanes!(F64x4, f64, 4, each_exp, each_exp_and_m1, each_ln, each_ln);
 
 fn each_exp(x: F64x4) -> F64x4 {
     F64x4(each_lane(|i| x.0[i].exp()))
 }
 
-fn each_exp_m1(x: F64x4) -> F64x4 {
-    F64x4(each_lane(|i| x.0[i].exp_m1()))
+fn each_exp_and_m1(x: F64x4) -> (F64x4, F64x4) {
+    (each_exp(x), F64x4(each_lane(|i| x.0[i].exp_m1())))
 }
 
 fn each_ln(x: F64x4) -> F64x4 {

@@ -89,7 +89,7 @@ __device__ __forceinline__ PixelLoss pixel_loss(const Arguments& a, const Softma
   if (WEIGHTED_PT) {
     s = weight * ce;
     u = -exponential_minus_one(-s);
-    p = 1 - u;
+    p = exponential(-s); // 1 - u would have no digits of its own where it is small
     outer = 1;
   }
   // p_t s -> 0 as s -> inf, but 0 * inf is nan: bound s first. A nan stays one: it is not larger than the bound.
