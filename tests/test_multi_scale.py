@@ -285,6 +285,11 @@ def test_bad_input(call: Any, message: str) -> None:
         call()
 
 
+def test_a_map_that_is_no_tensor() -> None:
+    with pytest.raises(TypeError, match=r"inputs\[1\]: got list, expected a torch.Tensor"):
+        rp.multi_scale_loss([*maps_of(2), [1.0]], TARGET, [{"focal": {}}] * 2)  # type: ignore[list-item]
+
+
 WORKER = Path(__file__).with_name("distributed_worker.py")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any, Literal, overload
 
 import torch
@@ -211,15 +212,25 @@ def multi_scale_loss(
         raise ValueError(f"inputs: got {len(inputs)} maps, expected {len(chosen)}, one for each stage")
     if target_mode not in _TARGET_MODES:
         raise ValueError(f"target_mode: got {target_mode!r}, expected one of {', '.join(map(repr, _TARGET_MODES))}")
+    for index, (input, stage) in enumerate(zip(inputs, chosen, strict=True)):
+        if not isinstance(input, Tensor):
+            raise TypeError(f"inputs[{index}]: got {type(input).__name__}, expected a torch.Tensor")
+        stage._check_scale(index, input, target)
+    # The larger maps first: with them, making bytes of the labels that all maps read is worth it. The order, and with
+    # it that of sums over ranks, depends on sizes alone.
+    rising = len(chosen) > 1 and prod(inputs[0].shape[2:]) < prod(inputs[-1].shape[2:])
     terms: list[Tensor] = []
     counts: Counts = {}
-    for index, (input, stage) in enumerate(zip(inputs, chosen, strict=True)):
-        stage._check_scale(index, input, target)
+    for index in reversed(range(len(chosen))) if rising else range(len(chosen)):
+        stage = chosen[index]
         stage_options = stage._options._replace(
             target_mode=target_mode, align_corners=align_corners, ignore_index=ignore_index
         )
         names = (f"inputs[{index}]: weight", f"inputs[{index}]: dice weight")
-        terms.append(loss(input, target, stage_options, *stage._weights, weight_names=names, sync=sync, counts=counts))
+        term = loss(inputs[index], target, stage_options, *stage._weights, weight_names=names, sync=sync, counts=counts)
+        terms.append(term)
+    if rising:
+        terms.reverse()
     total = torch.stack(terms).sum() if len({term.dtype for term in terms}) == 1 else sum(terms, torch.zeros(()))
     if return_stages:
         return total, torch.stack([term.detach() for term in terms])

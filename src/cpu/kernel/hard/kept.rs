@@ -2,8 +2,8 @@
 //!
 //! The gradient of a region term needs sums over all pixels, so pixels are visited twice; exponentials and logarithms are most of the
 //! work, and the memory of the gradient is there, as large as the logits, and not yet written. e_c = exp(z_c - m) is 1 for the largest
-//! class, so that class's place is free for one more number of the pixel, k of its loss or 1 / sum e, which is told from the others
-//! by its sign. Nothing is rounded on the way: the gradient has the bits that a second softmax would give.
+//! class, so that class's place (of several, each) is free for one more number of the pixel, k of its loss or 1 / sum e, which is told
+//! from the others by its sign. Nothing is rounded on the way: the gradient has the bits that a second softmax would give.
 
 use super::{Labels, Pixels};
 use crate::cpu::kernel::{Bank, Mode};
@@ -21,14 +21,10 @@ impl<V: Vector, const C: usize> Pixels<'_, V, C> {
     #[inline(always)]
     pub unsafe fn keep(&self, i: usize, e: &Bank<'_, V::Element>, number: V) {
         let number = -V::splat(LEAST).max(number);
-        // Of several largest classes the first gives its place; no exponential is 2.
-        let mut one = V::one();
         for c in 0..self.classes() {
-            let e_c = e.get(c);
-            let free = one.equals(e_c);
-            one = V::select(free, V::splat(2.0), one);
+            let e_c: V = e.get(c);
             // SAFETY: the caller's promise.
-            unsafe { self.write(c, i, V::select(free, number, e_c)) };
+            unsafe { self.write(c, i, V::select(e_c.equals(V::one()), number, e_c)) };
         }
     }
 
