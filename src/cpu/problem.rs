@@ -1,4 +1,5 @@
-//! The two passes over all pixels: reduce and gradient, and both in one where no sum over pixels stands between them.
+//! The two passes over all pixels: reduce and gradient; both in one where no sum over pixels stands between them, and else with
+//! the softmax of the first kept for the second where the gradient's memory can hold it.
 
 use super::count::count_rows;
 use super::job::{self, Job, Scratch};
