@@ -26,7 +26,7 @@ pub struct Tile<T> {
     pub soft: *const T,
     /// Elements from one class to the next.
     pub soft_stride: isize,
-    /// (C, len): where dL/dlogits goes.
+    /// (C, len): where dL/dlogits goes. It may be the memory of the logits: pixels are read before they are written.
     pub gradient: *mut T,
     /// Elements from one class to the next.
     pub gradient_stride: isize,

@@ -217,10 +217,14 @@ impl<'a> Problem<'a> {
 
     /// First pass: the sums (see [`sums`]), and the loss of each pixel where `loss` is given (`reduction = "none"`).
     pub fn reduce(&self, loss: Option<View<'_>>) -> Result<Vec<f64>> {
+        self.reduced(Pass::Reduce, None, loss)
+    }
+
+    fn reduced(&self, pass: Pass, gradient: Option<View<'_>>, loss: Option<View<'_>>) -> Result<Vec<f64>> {
         let counts = self.count()?;
         let mut sums = self.leading_sums(&counts);
         let coefficients = vec![Coefficients::default(); self.sums_shape().0];
-        self.pass(Pass::Reduce, &coefficients, &mut sums, None, loss, None);
+        self.pass(pass, &coefficients, &mut sums, gradient, loss, None);
         Ok(sums)
     }
 
@@ -252,11 +256,7 @@ impl<'a> Problem<'a> {
     /// First pass, whose exponentials `gradient` keeps until the second one.
     pub fn reduce_keeping(&self, gradient: View<'_>) -> Result<Vec<f64>> {
         assert!(self.keeps(&gradient));
-        let counts = self.count()?;
-        let mut sums = self.leading_sums(&counts);
-        let coefficients = vec![Coefficients::default(); self.sums_shape().0];
-        self.pass(Pass::Keep, &coefficients, &mut sums, Some(gradient), None, None);
-        Ok(sums)
+        self.reduced(Pass::Keep, Some(gradient), None)
     }
 
     /// Second pass, as [`Problem::gradient`], where [`Problem::reduce_keeping`] left its exponentials.
