@@ -3,6 +3,7 @@
 mod ahead;
 mod aligned;
 mod count;
+mod interleave;
 mod job;
 mod kernel;
 pub(crate) mod labels;

@@ -2,6 +2,7 @@
 
 use half::{bf16, f16};
 
+use super::interleave;
 use super::simd::{Element, InstructionSet, Vector, Work};
 use crate::tensor::{DType, View};
 
@@ -115,6 +116,14 @@ impl<T: Element> Work<T> for Scatter<'_, T> {
     }
 }
 
+/// Whether registers of such pixels can be taken apart.
+#[inline(always)]
+fn is_interleaved<V: Vector>(view: &View<'_>) -> bool {
+    let [_, channel_stride, pixel_stride] = view.strides;
+    let dense = channel_stride == 1 && pixel_stride == view.channels as isize;
+    V::TAKES_LANES && dense && view.channels <= interleave::MAX_CHANNELS
+}
+
 #[inline(always)]
 unsafe fn gather_as<V: Vector, S: Storage>(run: Run<'_, V::Element>) {
     let Run { view, sample, pixel, len, tile: to, stride } = run;
@@ -134,10 +143,16 @@ unsafe fn gather_as<V: Vector, S: Storage>(run: Run<'_, V::Element>) {
                 }
             }
         } else {
+            let channels = view.channels;
+            let whole = if is_interleaved::<V>(&view) { len - len % V::LANES } else { 0 };
+            for i in (0..whole).step_by(V::LANES) {
+                let load = |r: usize| S::load::<V>(from.add(i * channels + r * V::LANES));
+                interleave::apart(channels, load, |c, value: V| value.store(to.add(c * stride + i)));
+            }
             // Class by class: the run stays in the first-level cache, and one side of the copy is contiguous.
-            for c in 0..view.channels {
+            for c in 0..channels {
                 let (from, to) = (from.offset(c as isize * channel_stride), to.add(c * stride));
-                for i in 0..len {
+                for i in whole..len {
                     *to.add(i) = from.offset(i as isize * pixel_stride).read_unaligned().to_element();
                 }
             }
@@ -164,9 +179,17 @@ unsafe fn scatter_as<V: Vector, S: Storage>(run: Run<'_, V::Element>) {
                 }
             }
         } else {
-            for c in 0..view.channels {
+            let channels = view.channels;
+            let whole = if is_interleaved::<V>(&view) { len - len % V::LANES } else { 0 };
+            for i in (0..whole).step_by(V::LANES) {
+                let load = |c: usize| V::load(from.add(c * stride + i));
+                interleave::together(channels, load, |r, value: V| {
+                    S::store(value, to.add(i * channels + r * V::LANES))
+                });
+            }
+            for c in 0..channels {
                 let (from, to) = (from.add(c * stride), to.offset(c as isize * channel_stride));
-                for i in 0..len {
+                for i in whole..len {
                     to.offset(i as isize * pixel_stride).write_unaligned(S::from_element(*from.add(i)));
                 }
             }

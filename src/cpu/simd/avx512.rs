@@ -108,6 +108,13 @@ impl SingleBits for F32x16 {
 impl Vector for F32x16 {
     type Element = f32;
     const LANES: usize = 16;
+    const TAKES_LANES: bool = true;
+    #[inline(always)]
+    fn take_lanes(self, mask: u16, lanes: &[i32; 16], from: Self) -> Self {
+        // SAFETY: the array holds sixteen indices.
+        let lanes = intrinsics!(_mm512_loadu_epi32(lanes.as_ptr()));
+        Self(intrinsics!(_mm512_mask_permutexvar_ps(self.0, mask, lanes, from.0)))
+    }
     #[inline(always)]
     fn splat_element(value: f32) -> Self {
         Self(intrinsics!(_mm512_set1_ps(value)))

@@ -168,6 +168,25 @@ pub trait Vector: Real {
         // SAFETY: the elements are among those of the caller's promise.
         unsafe { pick(from, indices) }
     }
+    /// Whether [`Vector::take_lanes`] is one instruction, of sixteen lanes.
+    const TAKES_LANES: bool = false;
+    /// Lanes of `from`, by index, where the mask has a bit; else those of `self`.
+    #[inline(always)]
+    fn take_lanes(self, mask: u16, lanes: &[i32; 16], from: Self) -> Self {
+        let (mut result, mut source) = ([Self::Element::default(); MAX_LANES], [Self::Element::default(); MAX_LANES]);
+        // SAFETY: the arrays hold at least LANES elements.
+        unsafe {
+            self.store(result.as_mut_ptr());
+            from.store(source.as_mut_ptr());
+        }
+        for i in 0..Self::LANES.min(16) {
+            if mask >> i & 1 == 1 {
+                result[i] = source[lanes[i] as usize];
+            }
+        }
+        // SAFETY: as above.
+        unsafe { Self::load(result.as_ptr()) }
+    }
     /// Read `LANES` singles.
     ///
     /// # Safety
