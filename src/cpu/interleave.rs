@@ -5,7 +5,7 @@
 
 use super::simd::Vector;
 
-/// From more channels on, C permutations for a register cost as much as elements one by one.
+/// Up to as many channels: each register takes C permutations, and the tables grow with the square of C.
 pub const MAX_CHANNELS: usize = 8;
 /// Lanes of a register, as the tables have it.
 const LANES: usize = 16;
@@ -50,8 +50,11 @@ const fn patterns(apart: bool) -> [Pattern; MAX_CHANNELS + 1] {
 fn reorder<V: Vector>(patterns: &[Pattern], channels: usize, load: impl Fn(usize) -> V, store: impl Fn(usize, V)) {
     let pattern = &patterns[channels];
     let mut registers = [V::zero(); MAX_CHANNELS];
-    for (r, register) in registers.iter_mut().enumerate().take(channels) {
-        *register = load(r);
+    // Not `take(channels)`: the compiler made a call of memcpy of that.
+    for (r, register) in registers.iter_mut().enumerate() {
+        if r < channels {
+            *register = load(r);
+        }
     }
     for r in 0..channels {
         let mut result = V::zero();
