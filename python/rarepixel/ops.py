@@ -284,13 +284,14 @@ class _Loss(torch.autograd.Function):
         options: Options,
         counts: list[int] | None,
     ) -> Tensor:
-        gradient, scale = None, 1.0
-        kept = not _on_cuda(input) and _keeps(input, target, options)
+        gradient, kept, scale = None, False, 1.0
         # On CUDA the incoming gradient is not known here without waiting for it.
-        if kept or (spec(options).one_pass and not _on_cuda(input)):
-            gradient = torch.empty_like(input, memory_format=_memory_format(input))
-            if input.dtype in _HALF:
-                scale = _last_scale.get((options, input.shape), 1.0)
+        if not _on_cuda(input):
+            kept = _keeps(input, target, options)
+            if kept or spec(options).one_pass:
+                gradient = torch.empty_like(input, memory_format=_memory_format(input))
+                if input.dtype in _HALF:
+                    scale = _last_scale.get((options, input.shape), 1.0)
         loss, sums = _forward(input, target, weight, dice_weight, options, gradient, scale, counts)
         ctx.save_for_backward(input, target)
         ctx.gradient, ctx.kept, ctx.scale = gradient, kept, scale

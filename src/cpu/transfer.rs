@@ -116,12 +116,13 @@ impl<T: Element> Work<T> for Scatter<'_, T> {
     }
 }
 
-/// Whether registers of such pixels can be taken apart.
+/// Of `len` pixels, how many can be taken apart or put together by registers: none where their channels do not lie side by side.
 #[inline(always)]
-fn is_interleaved<V: Vector>(view: &View<'_>) -> bool {
+fn interleaved<V: Vector>(view: &View<'_>, len: usize) -> usize {
     let [_, channel_stride, pixel_stride] = view.strides;
     let dense = channel_stride == 1 && pixel_stride == view.channels as isize;
-    V::TAKES_LANES && dense && view.channels <= interleave::MAX_CHANNELS
+    let served = V::TAKES_LANES && dense && view.channels <= interleave::MAX_CHANNELS;
+    if served { len - len % V::LANES } else { 0 }
 }
 
 #[inline(always)]
@@ -144,7 +145,7 @@ unsafe fn gather_as<V: Vector, S: Storage>(run: Run<'_, V::Element>) {
             }
         } else {
             let channels = view.channels;
-            let whole = if is_interleaved::<V>(&view) { len - len % V::LANES } else { 0 };
+            let whole = interleaved::<V>(&view, len);
             for i in (0..whole).step_by(V::LANES) {
                 let load = |r: usize| S::load::<V>(from.add(i * channels + r * V::LANES));
                 interleave::apart(channels, load, |c, value: V| value.store(to.add(c * stride + i)));
@@ -180,7 +181,7 @@ unsafe fn scatter_as<V: Vector, S: Storage>(run: Run<'_, V::Element>) {
             }
         } else {
             let channels = view.channels;
-            let whole = if is_interleaved::<V>(&view) { len - len % V::LANES } else { 0 };
+            let whole = interleaved::<V>(&view, len);
             for i in (0..whole).step_by(V::LANES) {
                 let load = |c: usize| V::load(from.add(c * stride + i));
                 interleave::together(channels, load, |r, value: V| {
