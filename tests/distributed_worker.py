@@ -55,6 +55,7 @@ def losses(sync: bool) -> list[torch.nn.Module]:
             rp.MultiScaleLoss([{"focal": {}, "dice": {"average": "macro"}}], mode, 255, sync=sync)
             for mode in ("nearest", "majority", "upsample_logits")
         ),
+        rp.MultiScaleLoss([{"cross_entropy": {"weight": weights}, "dice": {}}], "area", 255, sync=sync),
     ]
 
 

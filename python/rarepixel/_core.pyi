@@ -17,6 +17,7 @@ __all__ = [
     "confusion_matrix",
     "cuda_cache",
     "cuda_class_counts",
+    "cuda_coefficients",
     "cuda_compile",
     "cuda_confusion_matrix",
     "cuda_devices",
@@ -119,6 +120,7 @@ def resize_labels(
     ignore_index: int,
     threads: int,
 ) -> None: ...
+def cuda_coefficients(spec: LossSpec, device: int, input: _Tensor, target: _Tensor) -> int: ...
 def cuda_workspace(spec: LossSpec, device: int, input: _Tensor, target: _Tensor, loss: _Tensor) -> int: ...
 def cuda_loss_forward(
     spec: LossSpec,

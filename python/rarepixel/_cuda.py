@@ -176,17 +176,16 @@ def backward(
     """Fill `gradient`."""
     load_nvrtc()
     ordinal, stream = _place(input)
-    # Per row: the factor of the pixel term, and with Dice two numbers for each class.
-    rows, columns = sums.shape
-    length = rows * (1 + 2 * input.shape[1] if columns > 3 else 1)
+    input_, target_ = described(input), described(target)
+    length = _core.cuda_coefficients(spec, ordinal, input_, target_)
     coefficients = sums.new_empty(length, dtype=grad_output.dtype)
     _core.cuda_loss_backward(
         spec,
         ordinal,
         stream,
         described(grad_output),
-        described(input),
-        described(target),
+        input_,
+        target_,
         None if weight is None else described(weight),
         None if dice_weight is None else described(dice_weight),
         described(sums),

@@ -174,8 +174,7 @@ def multi_scale_loss(
     - ``"upsample_logits"``: the label itself; the loss is that of the logits after
       ``F.interpolate(mode="bilinear")`` to the target's size.
 
-    A pixel with no valid pixel in its window is ignored. On CUDA ``"nearest"`` and ``"majority"`` are kernels,
-    ``"area"`` and ``"upsample_logits"`` plain torch operations, and a wrong label that ``"nearest"`` does not pick goes
+    A pixel with no valid pixel in its window is ignored. On CUDA a wrong label that ``"nearest"`` does not pick goes
     unnoticed.
 
     Args:

@@ -501,10 +501,6 @@ def loss(
         return _plain(input, target, weight, dice_weight, options)
     if _in_transform():
         return _plain(input, target, weight, dice_weight, options)
-    if _on_cuda(input) and options.target_mode in ("area", "upsample_logits"):
-        if options.target_mode == "area":  # shares of classes under cross entropy have no kernel
-            return _plain(input, target, weight, dice_weight, options)
-        input, options = _upsampled_on_cuda(input, target, options)
     if not _is_plain(input):
         result: Tensor = torch.ops.rarepixel.loss(input, target, weight, dice_weight, *options)[0]
         return result
@@ -539,24 +535,12 @@ def _synchronised(
         raise ValueError("sync: works on plain CPU and CUDA tensors in eager mode; torch.compile cannot trace it")
     group = None if sync is True else sync
     add_up = partial(torch.distributed.all_reduce, group=group)
-    if _on_cuda(input) and options.target_mode == "area":
-        raise ValueError('target_mode: got "area" with sync on CUDA, expected one of the other modes')
-    if _on_cuda(input) and options.target_mode == "upsample_logits":
-        input, options = _upsampled_on_cuda(input, target, options)
     input, target = _prepared(input, target)
     target, options = _resized(input, target, options, add_up=add_up)
     result: Tensor = _Synchronised.apply(
         input, target, _constants(weight, input), _constants(dice_weight, input), options, group
     )
     return result
-
-
-def _upsampled_on_cuda(input: Tensor, target: Tensor, options: Options) -> tuple[Tensor, Options]:
-    """Logits of the size of the target, by plain torch."""
-    from . import reference
-
-    input, _ = reference.matched(input, target, options.target_mode, options.align_corners, options.ignore_index)
-    return input, options._replace(target_mode="exact")
 
 
 def _is_wide(input: Tensor, target: Tensor) -> bool:

@@ -14,7 +14,7 @@ pub mod resize;
 pub mod simd;
 pub mod team;
 mod transfer;
-mod upsample;
+pub(crate) mod upsample;
 
 pub use crate::loss::operands::{Target, compute_type};
 pub use count::count_labels;

@@ -52,6 +52,12 @@ impl Axis {
         self.starts.len() - 1
     }
 
+    /// The first tap of a full-size index, and the share of the second.
+    #[cfg(test)]
+    pub fn tap(&self, i: usize) -> (usize, f64) {
+        self.taps[i]
+    }
+
     fn full(&self) -> usize {
         self.taps.len()
     }

@@ -32,6 +32,31 @@ impl From<[isize; 3]> for Strides {
     }
 }
 
+/// `Size` of `pass.cuh`.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Size {
+    pub height: i64,
+    pub width: i64,
+}
+
+impl From<[usize; 2]> for Size {
+    fn from([height, width]: [usize; 2]) -> Self {
+        Self { height: height as i64, width: width as i64 }
+    }
+}
+
+/// `Axis` of `pass.cuh`, where the fields are explained.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[repr(C)]
+pub struct Axis {
+    pub map: i64,
+    pub full: i64,
+    pub step: i64,
+    pub begin: i64,
+    pub divisor: i64,
+}
+
 /// `Arguments` of `pass.cuh`, where the fields are explained.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
@@ -45,6 +70,7 @@ pub struct PassArguments {
     pub coefficients: Pointer,
     pub gradient: Pointer,
     pub counts: Pointer,
+    pub owed: Pointer,
     pub input_strides: Strides,
     pub target_strides: Strides,
     pub loss_strides: Strides,
@@ -60,6 +86,14 @@ pub struct PassArguments {
     pub rows: i32,
     pub blocks: i32,
     pub classes: i32,
+    pub full: Size,
+    pub map: Size,
+    pub vertical: Axis,
+    pub horizontal: Axis,
+    pub bands: i64,
+    pub strips: i64,
+    pub band: i64,
+    pub strip: i64,
 }
 
 impl PassArguments {
@@ -90,8 +124,6 @@ impl PassArguments {
 pub struct ResizeArguments {
     pub pass: PassArguments,
     pub labels: Pointer,
-    pub from: [i64; 2],
-    pub to: [i64; 2],
 }
 
 /// `FinishArguments` of `finish.cu`, where the fields are explained.
@@ -121,6 +153,7 @@ pub struct FinishArguments {
     pub include_background: i32,
     pub skip_absent: i32,
     pub soft: i32,
+    pub mean_over_pixels: i32,
 }
 
 // SAFETY: `repr(C)` of integers and doubles, with the fields and the order of the struct that the kernels declare; the tests compare
@@ -132,5 +165,5 @@ unsafe impl DeviceRepr for FinishArguments {}
 unsafe impl DeviceRepr for ResizeArguments {}
 
 const _: () = assert!(
-    size_of::<PassArguments>() == 264 && size_of::<FinishArguments>() == 152 && size_of::<ResizeArguments>() == 304
+    size_of::<PassArguments>() == 416 && size_of::<FinishArguments>() == 152 && size_of::<ResizeArguments>() == 424
 );

@@ -34,7 +34,7 @@ fn name(variant: &Variant, architecture: Architecture) -> Result<String> {
         hash.update([0]);
     }
     hash.update(format!("NVRTC {major}.{minor}\0"));
-    hash.update(compile::source_text(variant.source));
+    hash.update(compile::source_text(variant));
     let digest: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     let suffix = match architecture {
         Architecture::Cubin(_) => "cubin",

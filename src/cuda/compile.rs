@@ -5,26 +5,39 @@ use std::ffi::CString;
 use cudarc::nvrtc::{result, sys};
 
 use super::library::{self, nvrtc_error};
-use super::variant::{Source, Variant};
+use super::variant::{Sizes, Source, Variant};
 use crate::{Error, Result};
 
 /// Each source with its name for messages, in the order of compilation.
-fn sources(source: Source) -> Vec<(&'static str, &'static str)> {
-    let number = ("number.cuh", include_str!("kernels/number.cuh"));
-    let pass = ("pass.cuh", include_str!("kernels/pass.cuh"));
-    let softmax = ("softmax.cuh", include_str!("kernels/softmax.cuh"));
-    match source {
-        Source::Reduce => vec![number, pass, softmax, ("reduce.cu", include_str!("kernels/reduce.cu"))],
-        Source::Gradient => vec![number, pass, softmax, ("gradient.cu", include_str!("kernels/gradient.cu"))],
-        Source::Confusion => vec![number, pass, ("confusion.cu", include_str!("kernels/confusion.cu"))],
-        Source::Resize => vec![number, pass, ("resize.cu", include_str!("kernels/resize.cu"))],
-        Source::Finish => vec![number, ("finish.cu", include_str!("kernels/finish.cu"))],
+fn sources(variant: &Variant) -> Vec<(&'static str, &'static str)> {
+    macro_rules! texts {
+        ($($name:literal)*) => { vec![$(($name, include_str!(concat!("kernels/", $name)))),*] };
+    }
+    // What a loss needs besides its pass.
+    let with = |last: Vec<(&'static str, &'static str)>| {
+        let mut list = texts!["number.cuh" "pass.cuh" "softmax.cuh"];
+        match variant.sizes {
+            Sizes::Equal if variant.label.is_some() => {}
+            Sizes::Equal => list.extend(texts!["shares.cuh"]),
+            Sizes::Area => list.extend(texts!["window.cuh" "shares.cuh"]),
+            Sizes::Upsampled => list.extend(texts!["axis.cuh"]),
+        }
+        list.extend(last);
+        list
+    };
+    match variant.source {
+        Source::Reduce => with(texts!["pixels.cuh" "reduce.cu"]),
+        Source::Gradient if variant.sizes == Sizes::Upsampled => with(texts!["slope.cuh" "upsampled_gradient.cu"]),
+        Source::Gradient => with(texts!["slope.cuh" "gradient.cu"]),
+        Source::Confusion => texts!["number.cuh" "pass.cuh" "confusion.cu"],
+        Source::Resize => texts!["number.cuh" "pass.cuh" "window.cuh" "resize.cu"],
+        Source::Finish => texts!["number.cuh" "finish.cu"],
     }
 }
 
 /// All sources of a kernel as one text: NVRTC needs no include path.
-pub fn source_text(source: Source) -> String {
-    sources(source).into_iter().map(|(name, text)| format!("#line 1 \"{name}\"\n{text}\n")).collect()
+pub fn source_text(variant: &Variant) -> String {
+    sources(variant).into_iter().map(|(name, text)| format!("#line 1 \"{name}\"\n{text}\n")).collect()
 }
 
 /// What a kernel is compiled for.
@@ -116,7 +129,7 @@ pub struct Compiled {
 /// Compile a variant.
 pub fn compile(variant: &Variant, architecture: Architecture) -> Result<Compiled> {
     library::nvrtc()?;
-    let text = CString::new(source_text(variant.source)).expect("the sources have no zero byte");
+    let text = CString::new(source_text(variant)).expect("the sources have no zero byte");
     let program =
         Program(result::create_program(&text, Some(c"rarepixel.cu")).map_err(nvrtc_error("cannot create a program"))?);
     // SAFETY: the program was just created.

@@ -10,9 +10,10 @@ mod device;
 pub mod library;
 mod problem;
 mod resize;
+mod upsample;
 pub mod variant;
 
 pub use confusion::{add_confusion, confusion_length};
 pub use device::{Device, describe};
-pub use problem::{Backward, Forward, Problem, finish_sums};
+pub use problem::{Backward, Forward, Images, Matching, Problem, finish_sums};
 pub use resize::Resize;

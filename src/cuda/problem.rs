@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use super::arguments::{FinishArguments, PassArguments, Pointer, check_classes};
 use super::device::{Device, Kernel};
-use super::variant::{Source, Variant};
+use super::upsample;
+use super::variant::{Sizes, Source, Variant};
 use crate::loss::operands::{Target, check_operands, check_pixels, compute_type};
+use crate::loss::resize::check_sizes;
 use crate::loss::spec::{Absent, Average, LossSpec, PixelLoss, Reduction};
 use crate::loss::sums::{self, Ratio};
 use crate::tensor::{DType, View, expect_shape};
@@ -17,11 +19,38 @@ const PARTIAL_LEADING: usize = 2;
 const FINISH: usize = 0;
 const COEFFICIENTS: usize = 1;
 
+/// What the pixels of the logits have to do with those of a target of another size.
+#[derive(Clone, Copy)]
+pub enum Matching {
+    /// A pixel of the logits has the shares of the classes in its window of the target.
+    Area,
+    /// The logits are upsampled, bilinearly.
+    Upsample {
+        /// As in `F.interpolate`.
+        align_corners: bool,
+    },
+}
+
+/// The (height, width) of logits and target.
+#[derive(Clone, Copy)]
+pub struct Images {
+    /// What they have to do with each other.
+    pub matching: Matching,
+    /// The size of the logits.
+    pub map: [usize; 2],
+    /// The size of the target.
+    pub full: [usize; 2],
+}
+
 /// One loss of one batch on one device. Views hold device addresses, which are never followed here.
 pub struct Problem<'a> {
     spec: &'a LossSpec,
     input: View<'a>,
     target: Target<'a>,
+    /// Where they differ in size.
+    images: Option<Images>,
+    /// Whether the mean of cross entropy divides by the number of valid pixels.
+    mean_over_pixels: bool,
     device: Arc<Device>,
     stream: u64,
 }
@@ -92,14 +121,32 @@ impl<'a> Problem<'a> {
         device: Arc<Device>,
         stream: u64,
     ) -> Result<Self> {
-        check_operands(spec, &input, &target)?;
         check_pixels(&input, &target)?;
-        if matches!(target, Target::Soft(..)) && spec.pixel.is_some() {
-            let expected = "class indices: only Dice and Tversky take one-hot or soft targets on CUDA";
-            return Err(Error::value("target", "one value for each class", expected));
-        }
-        check_classes("input", input.channels)?;
-        Ok(Self { spec, input, target, device, stream })
+        Self { spec, input, target, images: None, mean_over_pixels: false, device, stream }.checked()
+    }
+
+    /// The loss of logits (N, C, h * w) and class indices (N, H * W) of another size.
+    pub fn of_images(
+        spec: &'a LossSpec,
+        input: View<'a>,
+        target: View<'a>,
+        images: Images,
+        device: Arc<Device>,
+        stream: u64,
+    ) -> Result<Self> {
+        let Images { matching, map, full } = images;
+        expect_shape("target", &[target.samples], &[input.samples], "the samples of input")?;
+        check_sizes(full, map)?;
+        // Of equal size, a share is the label itself, and there is nothing to interpolate.
+        let images = (map != full && !full.contains(&0)).then_some(images);
+        let mean_over_pixels = matches!(matching, Matching::Area);
+        Self { spec, input, target: Target::Index(target), images, mean_over_pixels, device, stream }.checked()
+    }
+
+    fn checked(self) -> Result<Self> {
+        check_operands(self.spec, &self.input, &self.target)?;
+        check_classes("input", self.classes())?;
+        Ok(self)
     }
 
     fn classes(&self) -> usize {
@@ -107,7 +154,25 @@ impl<'a> Problem<'a> {
     }
 
     fn is_soft(&self) -> bool {
-        matches!(self.target, Target::Soft(..))
+        matches!(self.target, Target::Soft(..)) || self.sizes() == Sizes::Area
+    }
+
+    fn sizes(&self) -> Sizes {
+        match self.images.map(|images| images.matching) {
+            None => Sizes::Equal,
+            Some(Matching::Area) => Sizes::Area,
+            Some(Matching::Upsample { .. }) => Sizes::Upsampled,
+        }
+    }
+
+    /// Pixels of a sample that have a loss.
+    fn pixels(&self) -> usize {
+        if self.sizes() == Sizes::Upsampled { self.target.view().pixels } else { self.input.pixels }
+    }
+
+    /// The shape of a loss for each pixel: (samples, pixels).
+    pub fn loss_shape(&self) -> [usize; 2] {
+        [self.input.samples, self.pixels()]
     }
 
     /// Rows of sums.
@@ -120,38 +185,53 @@ impl<'a> Problem<'a> {
         (self.rows(), sums::row_length(self.spec, self.classes()))
     }
 
-    /// How many numbers the backward pass keeps its coefficients in.
-    pub fn coefficients_len(&self) -> usize {
+    /// How many numbers of the type of the computation the backward pass keeps its coefficients in, and what upsampled logits of
+    /// more classes than registers hold are owed. Loads the kernel, whose occupancy decides that.
+    pub fn coefficients_len(&self) -> Result<usize> {
+        let coefficients = self.coefficients();
+        if self.sizes() != Sizes::Upsampled {
+            return Ok(coefficients);
+        }
+        let (_, variant, _, blocks) = self.pass(Source::Gradient, None, None)?;
+        Ok(coefficients + self.rows() * blocks * upsample::owed_len(&variant, self.classes()))
+    }
+
+    fn coefficients(&self) -> usize {
         self.rows() * if self.spec.region.is_some() { 1 + 2 * self.classes() } else { 1 }
     }
 
     /// How many float64 the forward pass keeps its partial sums in. Loads the kernel, whose occupancy decides it.
     pub fn workspace(&self, pixel_loss: Option<View<'a>>) -> Result<usize> {
-        let (_, _, _, blocks) = self.first_pass(pixel_loss)?;
+        let (_, _, _, blocks) = self.pass(Source::Reduce, pixel_loss, None)?;
         Ok(self.partials_len(blocks))
     }
 
     fn partials_len(&self, blocks: usize) -> usize {
-        let parts = if self.spec.region.is_some() { 3 } else { 1 };
-        self.rows() * blocks * (PARTIAL_LEADING + parts * self.classes())
+        let (parts, valid) = match (self.spec.region.is_some(), self.is_soft()) {
+            (true, soft) => (3, usize::from(soft)),
+            (false, true) => (0, 1),
+            (false, false) => (1, 0),
+        };
+        self.rows() * blocks * (PARTIAL_LEADING + parts * self.classes() + valid)
     }
 
-    fn first_pass(&self, pixel_loss: Option<View<'a>>) -> Result<(Pass<'a>, Variant, Arc<Kernel>, usize)> {
-        let pass = self.rowed(Pass { input: self.input, target: self.target, pixel: pixel_loss, gradient: None });
-        let variant = Variant::new(Source::Reduce, self.spec, &pass.input, &pass.target, None);
+    /// The operands of a pass, its kernel, and the blocks for each row of sums.
+    fn pass(
+        &self,
+        source: Source,
+        pixel: Option<View<'a>>,
+        gradient: Option<View<'a>>,
+    ) -> Result<(Pass<'a>, Variant, Arc<Kernel>, usize)> {
+        let mut pass = Pass { input: self.input, target: self.target, pixel, gradient };
+        if self.images.is_none() && !self.spec.per_sample() {
+            pass = pass.joined();
+        }
+        let gradient = pass.gradient.as_ref();
+        let variant = Variant::new(source, self.spec, &pass.input, &pass.target, self.sizes(), gradient);
         let kernel = self.device.kernel(&variant)?;
-        let blocks = self.blocks(&variant, &kernel);
-        Ok((pass, variant, kernel, blocks))
-    }
-
-    fn rowed(&self, pass: Pass<'a>) -> Pass<'a> {
-        if self.spec.per_sample() { pass } else { pass.joined() }
-    }
-
-    /// Blocks a row.
-    fn blocks(&self, variant: &Variant, kernel: &Kernel) -> usize {
         let rows = self.rows().max(1);
-        kernel.blocks(variant, self.input.samples * self.input.pixels / rows, rows)
+        let blocks = kernel.blocks(&variant, self.input.samples * self.pixels() / rows, rows);
+        Ok((pass, variant, kernel, blocks))
     }
 
     /// What both passes hand to their kernels.
@@ -161,17 +241,28 @@ impl<'a> Problem<'a> {
             Some((PixelLoss::CrossEntropy { label_smoothing }, _)) => (0.0, label_smoothing / self.classes() as f64),
             None => (0.0, 0.0),
         };
-        PassArguments {
+        let mut arguments = PassArguments {
             ignore_index: self.spec.ignore_index,
             gamma,
             smoothing,
             classes: self.classes() as i32,
             ..PassArguments::over(&pass.input, &pass.target.view(), variant, self.rows().max(1), blocks)
+        };
+        if let Some(Images { matching, map, full }) = self.images {
+            (arguments.map, arguments.full) = (map.into(), full.into());
+            if let Matching::Upsample { align_corners } = matching {
+                upsample::cut(&mut arguments, map, full, align_corners, variant);
+            }
         }
+        arguments
     }
 
     fn finish_arguments(&self) -> FinishArguments {
-        finish_arguments(self.spec, self.rows(), self.classes(), self.is_soft())
+        FinishArguments {
+            soft: i32::from(self.is_soft()),
+            mean_over_pixels: i32::from(self.mean_over_pixels),
+            ..finish_arguments(self.spec, self.rows(), self.classes())
+        }
     }
 
     fn finish_kernel(&self) -> Result<Arc<Kernel>> {
@@ -183,7 +274,7 @@ impl<'a> Problem<'a> {
     /// # Safety
     /// All pointers must be valid on the device, for what they are said to hold, until the stream has come so far.
     pub unsafe fn forward(&self, memory: &Forward<'a>) -> Result<()> {
-        let (pass, variant, kernel, blocks) = self.first_pass(memory.pixel_loss)?;
+        let (pass, variant, kernel, blocks) = self.pass(Source::Reduce, memory.pixel_loss, None)?;
         let (partials, length) = memory.partials;
         expect_shape("partials", &[length], &[self.partials_len(blocks)], "what cuda_workspace asks for")?;
         let finish = self.finish_kernel()?;
@@ -221,15 +312,13 @@ impl<'a> Problem<'a> {
         if self.input.samples * self.input.pixels == 0 {
             return Ok(());
         }
-        let gradient = Some(memory.gradient);
-        let pass = self.rowed(Pass { input: self.input, target: self.target, pixel: memory.incoming, gradient });
-        let variant = Variant::new(Source::Gradient, self.spec, &pass.input, &pass.target, pass.gradient.as_ref());
-        let kernel = self.device.kernel(&variant)?;
-        let blocks = self.blocks(&variant, &kernel);
+        let (pass, variant, kernel, blocks) = self.pass(Source::Gradient, memory.incoming, Some(memory.gradient))?;
         let finish = self.finish_kernel()?;
         let mut arguments = self.arguments(&pass, &variant, blocks);
         arguments.weight = memory.weight;
         arguments.coefficients = memory.coefficients;
+        arguments.owed =
+            memory.coefficients + (self.coefficients() * compute_type(self.input.dtype()).size()) as Pointer;
         if let Some(incoming) = &pass.pixel {
             arguments.incoming = incoming.address() as Pointer;
             arguments.incoming_strides = incoming.strides.into();
@@ -262,7 +351,7 @@ impl<'a> Problem<'a> {
 }
 
 /// What the finishing kernels are told of the loss.
-fn finish_arguments(spec: &LossSpec, rows: usize, classes: usize, soft: bool) -> FinishArguments {
+fn finish_arguments(spec: &LossSpec, rows: usize, classes: usize) -> FinishArguments {
     let pixel = match spec.pixel {
         None => 0,
         Some((PixelLoss::CrossEntropy { .. }, _)) => 1,
@@ -274,7 +363,6 @@ fn finish_arguments(spec: &LossSpec, rows: usize, classes: usize, soft: bool) ->
         rows: rows as i64,
         classes: classes as i32,
         mean: i32::from(spec.reduction == Reduction::Mean),
-        soft: i32::from(soft),
         ..FinishArguments::default()
     };
     if let Some((region, factor)) = &spec.region {
@@ -306,7 +394,7 @@ pub unsafe fn finish_sums(
     (loss, real): (Pointer, DType),
 ) -> Result<()> {
     let kernel = device.kernel(&Variant::finish(real))?;
-    let arguments = FinishArguments { sums, loss, dice_weight, ..finish_arguments(spec, 1, classes, false) };
+    let arguments = FinishArguments { sums, loss, dice_weight, ..finish_arguments(spec, 1, classes) };
     // SAFETY: the caller vouches for the pointers.
     unsafe { device.launch(&kernel, FINISH, stream, 1, &arguments) }
 }

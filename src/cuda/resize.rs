@@ -48,15 +48,16 @@ impl Resize<'_> {
         let variant = Variant::resize(target.dtype(), classes);
         let kernel = device.kernel(&variant)?;
         let blocks = kernel.blocks(&variant, labels.samples * labels.pixels, 1);
-        let size = |[height, width]: [usize; 2]| [height as i64, width as i64];
         let pass = PassArguments {
             counts: counts.unwrap_or(0),
             ignore_index,
             classes: classes as i32,
+            full: from.into(),
+            map: to.into(),
             ..PassArguments::over(&labels, &target, &variant, 1, blocks)
         };
         let labels = labels.address() as Pointer;
-        let arguments = ResizeArguments { pass, labels, from: size(from), to: size(to) };
+        let arguments = ResizeArguments { pass, labels };
         // SAFETY: the caller vouches for the pointers; shapes and strides are those of the checked views.
         unsafe { device.launch(&kernel, entry, stream, blocks as u32, &arguments) }
     }

@@ -33,6 +33,17 @@ impl Source {
     }
 }
 
+/// What a target and logits of different sizes have to do with each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Sizes {
+    /// Both have the same pixels.
+    Equal = 0,
+    /// Each pixel of the logits has the shares of the classes in its window of the target.
+    Area = 1,
+    /// The logits are upsampled to the size of the target.
+    Upsampled = 2,
+}
+
 /// What gamma is compiled in: the powers that need no logarithm.
 fn power(gamma: f64) -> i32 {
     [0, 1, 2].into_iter().find(|&power| f64::from(power) == gamma).unwrap_or(-1)
@@ -53,6 +64,8 @@ pub struct Variant {
     pub width: u32,
     /// How they lie, where there are several.
     pub channels_last: bool,
+    /// How the target's pixels go with those of the logits.
+    pub sizes: Sizes,
     /// Threads a block.
     pub threads: u32,
     /// Blocks that a multiprocessor holds at least.
@@ -69,17 +82,20 @@ pub struct Variant {
 const MAX_CLASSES: usize = 32;
 
 /// The same of a loss. Doubles take two registers each.
-fn max_classes(real: DType, soft: bool, smoothing: bool) -> usize {
-    match (real, soft, smoothing) {
-        (DType::Float64, true, _) => 8,
-        (DType::Float64, _, true) => 28, // with 32, sm_120 spills four registers
+fn max_classes(real: DType, soft: bool, sizes: Sizes, smoothing: bool) -> usize {
+    match (real, smoothing) {
+        (DType::Float64, _) if soft || sizes == Sizes::Upsampled => 8,
+        (DType::Float64, true) => 31, // with 32, sm_120 spills four registers
         _ => MAX_CLASSES,
     }
 }
 
 /// (threads a block, blocks a multiprocessor). Of 65536 registers this leaves each thread 85, 128, 170 or all 255 that it may have: as few as the kernels
 /// do without spilling, because few classes need many threads to keep enough loads on their way.
-fn shape(real: DType, classes: usize) -> (u32, u32) {
+fn shape(real: DType, sizes: Sizes, classes: usize) -> (u32, u32) {
+    if sizes == Sizes::Upsampled {
+        return (128, if real == DType::Float32 && classes <= 8 { 4 } else { 2 });
+    }
     match (real, classes) {
         (DType::Float64, ..=8) => (256, 1),
         (DType::Float64, ..=16) => (128, 2),
@@ -98,13 +114,14 @@ impl Variant {
         spec: &LossSpec,
         input: &View<'_>,
         target: &Target<'_>,
+        sizes: Sizes,
         gradient: Option<&View<'_>>,
     ) -> Self {
         let label = match target {
             Target::Index(view) => Some(view.dtype()),
             Target::Soft(..) => None,
         };
-        let base = Self::of(source, spec, input.dtype(), label, input.channels);
+        let base = Self::of(source, spec, input.dtype(), label, input.channels, sizes);
         let operands: Vec<&View<'_>> = [input].into_iter().chain(gradient).collect();
         let (width, channels_last) = width(&base, &operands, target);
         Self { width, channels_last, ..base }
@@ -136,7 +153,14 @@ impl Variant {
     }
 
     /// A loss from dtypes alone, for one pixel at a time.
-    pub fn of(source: Source, spec: &LossSpec, input: DType, label: Option<DType>, classes: usize) -> Self {
+    pub fn of(
+        source: Source,
+        spec: &LossSpec,
+        input: DType,
+        label: Option<DType>,
+        classes: usize,
+        sizes: Sizes,
+    ) -> Self {
         let real = compute_type(input);
         let (mut pixel, mut gamma, mut weighted_pt, mut smoothing) = (0, 0.0, false, false);
         match spec.pixel {
@@ -146,8 +170,9 @@ impl Variant {
             }
             None => {}
         }
-        let in_registers = classes <= max_classes(real, label.is_none(), smoothing);
-        let (threads, blocks) = if in_registers { shape(real, classes) } else { (32, 1) };
+        let soft = label.is_none() || sizes == Sizes::Area;
+        let in_registers = classes <= max_classes(real, soft, sizes, smoothing);
+        let (threads, blocks) = if in_registers { shape(real, sizes, classes) } else { (32, 1) };
         let classes = if in_registers { classes as u32 } else { 0 };
         let region = spec.region.is_some();
         let power = power(gamma);
@@ -158,6 +183,7 @@ impl Variant {
             classes,
             width: 1,
             channels_last: false,
+            sizes,
             threads,
             blocks,
             pixel,
@@ -177,6 +203,7 @@ impl Variant {
             classes: 0,
             width: 1,
             channels_last: false,
+            sizes: Sizes::Equal,
             threads: 512,
             blocks: 1,
             pixel: 0,
@@ -195,6 +222,7 @@ impl Variant {
             format!("CLASSES={}", self.classes),
             format!("WIDTH={}", self.width),
             format!("CHANNELS_LAST={}", i32::from(self.channels_last)),
+            format!("SIZES={}", self.sizes as i32),
             format!("THREADS={}", self.threads),
             format!("BLOCKS={}", self.blocks),
             format!("PIXEL={}", self.pixel),
@@ -220,6 +248,9 @@ impl Variant {
         let vector = 16 / self.input.size() as u32;
         if !self.input.is_floating() {
             return vector.min(8);
+        }
+        if self.sizes != Sizes::Equal {
+            return 1;
         }
         match (self.classes, real, self.label) {
             (0, ..) => 1,

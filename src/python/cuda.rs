@@ -2,17 +2,18 @@
 
 use pyo3::prelude::*;
 
-use super::loss::{PyLossSpec, images, labels, logits, target_of_equal_size};
+use super::loss::{PyLossSpec, Sizes, images, labels, logits, target_of_equal_size};
 use super::tensor::Tensor;
 use crate::cuda::compile::{Architecture, compile};
-use crate::cuda::variant::{Source, Variant};
+use crate::cuda::variant::{self, Source, Variant};
 use crate::cuda::{
-    Backward, Device, Forward, Problem, Resize, add_confusion, cache, confusion_length, describe, finish_sums, library,
+    Backward, Device, Forward, Images, Matching, Problem, Resize, add_confusion, cache, confusion_length, describe,
+    finish_sums, library,
 };
 use crate::loss::LossSpec;
 use crate::loss::operands::compute_type;
 use crate::loss::sums::row_length;
-use crate::tensor::{DType, expect_shape};
+use crate::tensor::{DType, View, expect_shape};
 use crate::{Error, Result};
 
 /// The problem, checked with the shapes that the user knows.
@@ -24,8 +25,29 @@ fn problem<'a>(
     target: &'a Tensor,
 ) -> Result<Problem<'a>> {
     let logits = logits(input)?;
-    let target = target_of_equal_size(&spec.spec, input, target)?;
-    Problem::new(&spec.spec, logits, target, Device::get(device)?, stream)
+    let matching = match spec.sizes {
+        Sizes::Equal | Sizes::Resized => {
+            let target = target_of_equal_size(&spec.spec, input, target)?;
+            return Problem::new(&spec.spec, logits, target, Device::get(device)?, stream);
+        }
+        Sizes::Shares => Matching::Area,
+        Sizes::Upsample { align_corners } => Matching::Upsample { align_corners },
+    };
+    let (map, target, full) = images(input, target)?;
+    Problem::of_images(&spec.spec, logits, target, Images { matching, map, full }, Device::get(device)?, stream)
+}
+
+/// A loss, or the incoming gradient, of each pixel: (N, pixels) of the problem.
+fn pixels<'a>(argument: &'static str, tensor: &'a Tensor, problem: &Problem<'_>) -> Result<View<'a>> {
+    let view = tensor.view(argument, "a floating dtype", false)?;
+    expect_shape(argument, &[view.samples, view.pixels], &problem.loss_shape(), "that of the loss")?;
+    Ok(view)
+}
+
+/// The address of a single number.
+fn number(argument: &'static str, tensor: &Tensor, real: DType) -> Result<u64> {
+    expect_shape(argument, &tensor.shape, &[], "one number")?;
+    tensor.contiguous(argument, real)
 }
 
 /// The address of a weight for each class, in the type of the computation; 0 where there is none.
@@ -61,10 +83,22 @@ pub fn cuda_workspace(
     loss: Tensor,
 ) -> PyResult<usize> {
     py.detach(|| {
-        let pixel_loss =
-            if spec.spec.is_scalar() { None } else { Some(loss.view("loss", "a floating dtype", false)?) };
-        Ok(problem(spec, device, 0, &input, &target)?.workspace(pixel_loss)?)
+        let problem = problem(spec, device, 0, &input, &target)?;
+        let pixel_loss = if spec.spec.is_scalar() { None } else { Some(pixels("loss", &loss, &problem)?) };
+        Ok(problem.workspace(pixel_loss)?)
     })
+}
+
+/// How many numbers of workspace, in the type of the computation, `cuda_loss_backward` needs.
+#[pyfunction]
+pub fn cuda_coefficients(
+    py: Python<'_>,
+    spec: &PyLossSpec,
+    device: usize,
+    input: Tensor,
+    target: Tensor,
+) -> PyResult<usize> {
+    py.detach(|| Ok(problem(spec, device, 0, &input, &target)?.coefficients_len()?))
 }
 
 /// The loss into `loss` and the sums into `sums`, as work on `stream`.
@@ -86,15 +120,14 @@ pub fn cuda_loss_forward(
         let problem = problem(spec, device, stream, &input, &target)?;
         let scalar = spec.spec.is_scalar();
         let real = compute_type(input.dtype("input", "a floating dtype")?);
-        let pixel_loss = if scalar { None } else { Some(loss.view("loss", "a floating dtype", false)?) };
-        expect_shape("loss", &loss.shape, if scalar { &[] } else { &target.shape }, "that of the result")?;
+        let pixel_loss = if scalar { None } else { Some(pixels("loss", &loss, &problem)?) };
         let (rows, columns) = problem.sums_shape();
         expect_shape("sums", &sums.shape, &[rows, columns], "(rows, columns) of the spec")?;
         let (weight, dice_weight) = weights(&spec.spec, &weight, &dice_weight, &input)?;
         let memory = Forward {
             weight,
             dice_weight,
-            loss: if scalar { loss.contiguous("loss", real)? } else { 0 },
+            loss: if scalar { number("loss", &loss, real)? } else { 0 },
             pixel_loss,
             sums: sums.contiguous("sums", DType::Float64)?,
             partials: (partials.contiguous("partials", DType::Float64)?, partials.shape.iter().product()),
@@ -200,21 +233,20 @@ pub fn cuda_loss_backward(
         let problem = problem(spec, device, stream, &input, &target)?;
         let scalar = spec.spec.is_scalar();
         let real = compute_type(input.dtype("input", "a floating dtype")?);
-        expect_shape("grad_output", &grad_output.shape, if scalar { &[] } else { &target.shape }, "that of the loss")?;
         let got = grad_output.dtype("grad_output", "a floating dtype")?;
         if got != real {
             return Err(Error::type_("grad_output", got.name(), real.name()).into());
         }
         let (rows, columns) = problem.sums_shape();
         expect_shape("sums", &sums.shape, &[rows, columns], "(rows, columns) of the spec")?;
-        expect_shape("coefficients", &coefficients.shape, &[problem.coefficients_len()], "rows of the spec")?;
+        expect_shape("coefficients", &coefficients.shape, &[problem.coefficients_len()?], "rows of the spec")?;
         expect_shape("gradient", &gradient.shape, &input.shape, "that of input")?;
         let (weight, dice_weight) = weights(&spec.spec, &weight, &dice_weight, &input)?;
         let memory = Backward {
             weight,
             dice_weight,
-            grad_output: if scalar { grad_output.contiguous("grad_output", real)? } else { 0 },
-            incoming: if scalar { None } else { Some(grad_output.view("grad_output", "a floating dtype", false)?) },
+            grad_output: if scalar { number("grad_output", &grad_output, real)? } else { 0 },
+            incoming: if scalar { None } else { Some(pixels("grad_output", &grad_output, &problem)?) },
             sums: sums.contiguous("sums", DType::Float64)?,
             coefficients: coefficients.contiguous("coefficients", real)?,
             gradient: gradient.view("gradient", "a floating dtype", true)?,
@@ -265,10 +297,15 @@ pub fn cuda_compile(
     let dtype = |argument, name: &str| DType::from_name(name).ok_or_else(|| Error::type_(argument, name, "a dtype"));
     let input = dtype("input", input)?;
     let label = if target == "soft" { None } else { Some(dtype("target", target)?) };
+    let sizes = match spec.sizes {
+        Sizes::Equal | Sizes::Resized => variant::Sizes::Equal,
+        Sizes::Shares => variant::Sizes::Area,
+        Sizes::Upsample { .. } => variant::Sizes::Upsampled,
+    };
     let mut variant = match source {
         "finish" => Variant::finish(compute_type(input)),
-        "reduce" => Variant::of(Source::Reduce, &spec.spec, input, label, classes),
-        "gradient" => Variant::of(Source::Gradient, &spec.spec, input, label, classes),
+        "reduce" => Variant::of(Source::Reduce, &spec.spec, input, label, classes, sizes),
+        "gradient" => Variant::of(Source::Gradient, &spec.spec, input, label, classes, sizes),
         "resize" => Variant::resize(dtype("target", target)?, classes),
         "confusion" => Variant::confusion_of(input, dtype("target", target)?, classes),
         other => return Err(Error::value("source", other, "reduce, gradient, finish, confusion or resize").into()),

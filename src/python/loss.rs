@@ -23,7 +23,7 @@ fn choose<T: Copy>(argument: &'static str, name: &str, choices: &[(&str, T)]) ->
 
 /// How a target of another size than the logits is brought together with them.
 #[derive(Clone, Copy)]
-enum Sizes {
+pub(super) enum Sizes {
     Equal,
     /// The target becomes [`resize_labels`] before it comes to the loss.
     Resized,
@@ -39,7 +39,7 @@ pub struct PyLossSpec {
     pub(super) spec: LossSpec,
     /// The same for shares of classes, which have their own label for ignored pixels.
     shared: LossSpec,
-    sizes: Sizes,
+    pub(super) sizes: Sizes,
 }
 
 #[pymethods]

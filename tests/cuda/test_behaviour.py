@@ -157,11 +157,18 @@ def test_threads(cuda: str) -> None:
 
 def test_the_same_bits_in_every_order(cuda: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks and warps in other orders (on a GPU: run after run) give the same bits."""
-    for shape in ((2, 5, 33, 64), (2, 40, 9, 11)):
+    for shape, full in (
+        ((2, 5, 33, 64), None),
+        ((2, 40, 9, 11), None),
+        ((2, 5, 9, 20), (20, 99)),
+        ((1, 40, 3, 4), (9, 90)),
+    ):
         logits, labels = batch(shape, cuda)
+        if full:
+            labels = torch.randint(shape[1], (shape[0], *full), generator=torch.Generator().manual_seed(1)).to(cuda)
 
         def results(logits: torch.Tensor = logits, labels: torch.Tensor = labels) -> tuple[torch.Tensor, torch.Tensor]:
-            loss = rp.dice_focal_loss(logits, labels, average="macro")
+            loss = rp.dice_focal_loss(logits, labels, average="macro", upsample=True)
             return loss, torch.autograd.grad(loss, logits)[0]
 
         truth = results()

@@ -61,14 +61,14 @@ def test_registers_on_every_architecture(source: str, classes: int) -> None:
 
 @pytest.mark.parametrize("source", ["reduce", "gradient"])
 def test_registers_of_doubles_with_label_smoothing(source: str) -> None:
-    """28 classes in registers, 29 in a loop."""
+    """31 classes in registers, 32 in a loop."""
     options = SMOOTHED._replace(region="dice")
     cases = [
         (chosen, source, "float64", "int64", classes, False, number)
-        for chosen, classes, number in product((SMOOTHED, options), (28, 29), (75, 90, 120))
+        for chosen, classes, number in product((SMOOTHED, options), (31, 32), (75, 90, 120))
     ]
     for case, log in zip(cases, all_compiled(cases), strict=True):
-        check(log, 255 if case[4] == 28 else 128, case)
+        check(log, 255 if case[4] == 31 else 128, case)
 
 
 @pytest.mark.parametrize("classes", [5, 32])
@@ -82,6 +82,32 @@ def test_registers_of_other_losses_and_layouts(classes: int) -> None:
     ]
     for case, log in zip(cases, all_compiled(cases), strict=True):
         check(log, BOUNDS[classes], case)
+
+
+@pytest.mark.parametrize("source", ["reduce", "gradient"])
+@pytest.mark.parametrize("mode", ["area", "upsample_logits"])
+def test_registers_where_target_and_logits_differ_in_size(mode: str, source: str) -> None:
+    """Float32 up to 32 classes in registers, float64 up to 8.
+
+    Upsampled, what 17 classes and more are owed is in shared memory.
+    """
+    options = SMOOTHED._replace(region="dice", target_mode=mode)
+    few, many = (85, 255) if mode == "area" else (128, 255)
+    bounds = {2: few, 5: 128, 8: 170 if mode == "area" else 128, 16: many, 17: many, 32: many, 33: many}
+    cases = [
+        (options, source, "float32", "int64", classes, False, number)
+        for classes, number in product(bounds, (75, 90, 120))
+    ]
+    cases += [(options, source, "float32", "uint8", 32, False, number) for number in (80, 86, 89, 100)]
+    cases += [
+        (options, source, "float64", "int64", classes, False, number)
+        for classes, number in product((8, 9), (75, 90, 120))
+    ]
+    if mode == "upsample_logits":
+        heavy = HEAVY._replace(target_mode=mode)
+        cases += [(heavy, source, "float32", "int64", *case) for case in product((16, 32), (False,), ARCHITECTURES)]
+    for case, log in zip(cases, all_compiled(cases), strict=True):
+        check(log, 255 if case[2] == "float64" else bounds[case[4]], case)
 
 
 @pytest.mark.parametrize("classes", [5, 8, 32, 33])
@@ -160,7 +186,7 @@ def test_machine_code(input: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("source", "kernel", "size"),
-    [("reduce", "reduce", 264), ("gradient", "gradient", 264), ("finish", "finish", 152), ("resize", "majority", 304)],
+    [("reduce", "reduce", 416), ("gradient", "gradient", 416), ("finish", "finish", 152), ("resize", "majority", 424)],
 )
 def test_parameters_are_the_structs_of_the_host(source: str, kernel: str, size: int) -> None:
     """src/cuda/arguments.rs asserts the same sizes."""

@@ -29,7 +29,8 @@ struct FinishArguments {
   int macro;                 // 1: average="macro"
   int include_background;
   int skip_absent;
-  int soft;                  // 1: soft targets
+  int soft;                  // 1: shares of classes
+  int mean_over_pixels;      // 1: the mean of cross entropy divides by the number of valid pixels
 };
 
 // I, P and T.
@@ -117,8 +118,8 @@ __device__ double total(const FinishArguments& a, int column) {
 // The partial sums of all blocks, added up, as rows of sums.
 __device__ void add_up(const FinishArguments& a) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int parts = a.region || a.soft ? 3 : 1;
-  const int from = 2 + parts * a.classes;  // columns of the partial sums
+  const int parts = a.region ? 3 : a.soft ? 0 : 1;
+  const int from = 2 + parts * a.classes + a.soft;  // columns of the partial sums
 
 #pragma unroll 1
   for (int64 column = warp; column < a.rows * from; column += WARPS) {
@@ -139,10 +140,11 @@ __device__ void add_up(const FinishArguments& a) {
     double* sums = const_cast<double*>(row.sums);
     const double nan = not_a_number();
     const bool wrong = column(1) != 0;
-    const double* counts = totals + (int64)(2 + (parts - 1) * a.classes) * a.blocks;
-    const auto count = [&](int c) { return a.soft ? 0.0 : counts[(int64)c * a.blocks]; };
-    const double weight = row.over_classes([&](int c) { return (a.weight ? (double)a.weight[c] : 1.0) * count(c); });
-    const double valid = row.over_classes(count);
+    const auto count = [&](int c) { return column(2 + (parts - 1) * a.classes + c); };
+    const double valid = a.soft ? column(2 + parts * a.classes) : row.over_classes(count);
+    const double weight = a.mean_over_pixels
+                              ? valid
+                              : row.over_classes([&](int c) { return (a.weight ? (double)a.weight[c] : 1.0) * count(c); });
     if (lane == 0) {
       sums[0] = wrong ? nan : column(0);
       sums[1] = wrong ? nan : weight;

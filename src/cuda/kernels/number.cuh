@@ -4,6 +4,8 @@
 //   REAL           the type of the computation: float or double
 //   INPUT          the type of the logits: float, double, Half or BFloat16; with PREDICTED, of labels
 //   LABEL          the type of class indices; for soft targets it is not defined
+//   SIZES          0 as many pixels of the target as of the logits; 1 shares of classes in windows of a larger target ("area");
+//                  2 logits upsampled to the target's size
 //   CLASSES        C, whose values then live in registers; 0: any C, read again wherever it is needed
 //   WIDTH          pixels that a thread takes at a time
 //   CHANNELS_LAST  1: with WIDTH > 1, the classes of a pixel lie side by side; 0: the pixels of a class do

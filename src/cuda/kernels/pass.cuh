@@ -4,17 +4,36 @@ struct Strides {
   int64 sample, channel, pixel;  // in elements
 };
 
+struct Size {
+  int64 height, width;
+};
+
+// How positions along one axis of the target map to the logits: index i lies at (step i + begin) / divisor. See axis.cuh.
+struct Axis {
+  int64 map, full;  // elements of the logits and of the target
+  int64 step, begin, divisor;
+};
+
+// What SIZES stands for.
+enum { EQUAL = 0, AREA = 1, UPSAMPLED = 2 };
+#ifdef LABEL
+#define SOFT (SIZES == 1)
+#else
+#define SOFT 1
+#endif
+
 // Mirrored, field for field, by src/cuda/arguments.rs. Pointers that a loss does not need are null.
 struct Arguments {
   const Input* input;          // (N, C, pixels)
-  const void* target;          // (N, pixels) of LABEL, or (N, C, pixels) of Real
+  const void* target;          // (N, pixels of the target) of LABEL, or (N, C, pixels) of Real
   const Real* weight;          // (C)
   Real* loss;                  // reduce: (N, pixels)
-  double* partials;            // reduce: (rows, columns, blocks a row)
+  double* partials;            // reduce: (rows, columns, blocks a row), see reduce.cu
   const Real* incoming;        // gradient: (N, pixels)
   const Real* coefficients;    // gradient: (rows, 1 + 2 C): the factor of the pixel term, q_c at the target, b_c
   Input* gradient;             // gradient: (N, C, pixels)
   uint64* counts;              // confusion: (C C + 2)
+  Real* owed;                  // gradient of any number of classes, upsampled: see upsampled_gradient.cu
   Strides input_strides, target_strides, loss_strides, incoming_strides, gradient_strides;
   int64 samples, pixels;
   int64 step_samples, step_pixels;  // from a thread's pixel to its next: all threads of a row
@@ -24,6 +43,11 @@ struct Arguments {
   int rows;                    // rows of sums: N or 1
   int blocks;                  // blocks a row
   int classes;
+  // Where target and logits differ in size, and at the same pixels have the same stride:
+  Size full, map;              // of the target and of the logits
+  Axis vertical, horizontal;   // upsampled: rows and columns
+  int64 bands, strips;         // upsampled: into how many parts of rows and columns a sample is cut,
+  int64 band, strip;           // and the rows and columns of each: of the target in reduce, of the logits in gradient
 };
 
 // A label that does not count, and one that is no class.

@@ -1,27 +1,45 @@
 // First pass: the partial sums of each block, and the loss of each pixel where it is asked for.
 //
-// Columns of the partial sums: the pixel loss and the number of wrong labels, then I_c, P_c and T_c with a region term,
-// or T_c alone. Sums are added up in a fixed order: the same bits on every run on one model of GPU.
+// Columns of the partial sums: the pixel loss and the number of wrong labels, then I_c, P_c and T_c with a region term, or of class indices
+// T_c alone; of shares of classes at last the number of valid pixels. Sums are added up in a fixed order: the same bits on every run on one
+// model of GPU.
 
 enum { LOSS_COLUMN = 0, WRONG_COLUMN = 1, CLASS_COLUMNS = 2 };
 
+// Columns of each class, and what follows them.
+#define CLASS_PARTS (REGION ? 3 : SOFT ? 0 : 1)
+#define VALID_COLUMN (CLASS_COLUMNS + CLASS_PARTS * a.classes)
+
 __device__ __forceinline__ double* partial(const Arguments& a, const Way& way, int column) {
-#ifdef LABEL
-  const int columns = CLASS_COLUMNS + (REGION ? 3 : 1) * a.classes;
-#else
-  const int columns = CLASS_COLUMNS + 3 * a.classes;
-#endif
+  const int columns = VALID_COLUMN + SOFT;
   return a.partials + ((int64)way.row * columns + column) * a.blocks + way.block;
 }
 
+#if SOFT
+// The loss at a valid pixel with shares t of classes.
+template <typename Z, typename Target>
+__device__ __forceinline__ Real loss_at(const Arguments& a, const Logits<Z>& z, const Target& t, Real sum) {
+  if (!PIXEL) return 0;
+  Real mass = 0;
+  EACH_CLASS(c) mass += class_mass(a, c, t(c));
+  return z.spread + mass * logarithm(sum);
+}
+#else
 // The loss at a valid pixel of class y; `weights` is their sum.
-__device__ __forceinline__ Real loss_at(const Arguments& a, const Softmax& softmax, const Logits& z, int y, Real weights) {
-  if (PIXEL == 0) return 0;
+template <typename Z>
+__device__ __forceinline__ Real loss_at(const Arguments& a, const Softmax& softmax, const Logits<Z>& z, int y, Real weights) {
+  if (!PIXEL) return 0;
   const Real log_sum = softmax.log_sum();
   Real loss = pixel_loss(a, softmax, log_sum, weight_of(a, y)).loss;
   // Label smoothing: the part that is spread over all classes, of which each has m - z_c + log_sum.
   if (SMOOTHING) loss += (Real)a.smoothing * (z.spread + weights * log_sum);
   return loss;
+}
+#endif
+
+// Keep the loss of a pixel where it is asked for.
+__device__ __forceinline__ void keep(const Arguments& a, int64 sample, int64 pixel, Real loss, bool wrong) {
+  if (a.loss) a.loss[offset(a.loss_strides, sample, pixel)] = wrong ? not_a_number() : loss;
 }
 
 #if CLASSES
@@ -41,18 +59,18 @@ __device__ __forceinline__ void write_partials(const Arguments& a, const Way& wa
 #define SLOT(slots, c) slots[c][threadIdx.x]
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Arguments a) {
-#ifdef LABEL
-  __shared__ Real sums[REGION ? CLASSES : 1][THREADS];  // I_c, then P_c, then the loss
-  __shared__ unsigned counts[CLASSES][THREADS];         // T_c, then the wrong labels
+  __shared__ Real sums[REGION || SOFT ? CLASSES : 1][THREADS];  // I_c, then P_c, then the rest
+#if SOFT
+  Real intersection[CLASSES], truth[CLASSES];
+  EACH_CLASS(c) intersection[c] = truth[c] = 0;
+  Real valid_pixels = 0, wrong_pixels = 0;
+#else
+  __shared__ unsigned counts[CLASSES][THREADS];  // T_c, then the wrong labels
   for (int c = 0; c < CLASSES; ++c) {
     if (REGION) SLOT(sums, c) = 0;
     SLOT(counts, c) = 0;
   }
-  unsigned wrong = 0;
-#else
-  __shared__ Real sums[CLASSES][THREADS];
-  Real intersection[CLASSES], truth[CLASSES];
-  EACH_CLASS(c) intersection[c] = truth[c] = 0;
+  unsigned wrong_pixels = 0;
 #endif
   // Of many doubles, registers hold the logits alone.
   enum { IN_SHARED = REGION && sizeof(Real) == 8 && CLASSES > 24 };
@@ -62,55 +80,62 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Argum
   EACH_CLASS(c) prediction(c) = 0;
   const Real weights = weight_sum(a);
   Real total = 0;
-  Way way(a);
-  for (; way.more(); way.next(a)) {
-    const Input* from = a.input + offset(a.input_strides, way.sample, way.pixel);
-    Block<Input> block;
-    block.load_from(from, a.input_strides);
-#ifdef LABEL
-    LABEL labels[WIDTH];
-    load<LABEL, WIDTH>((const LABEL*)a.target + offset(a.target_strides, way.sample, way.pixel), labels);
-#pragma unroll
-    for (int k = 0; k < WIDTH; ++k) {
-      const int y = decode(labels[k], a);
-      const bool valid = y >= 0;
-      const Input* logits = from + k * a.input_strides.pixel;
-      const Logits z(a, block, k, valid);
-      const Softmax softmax(z, a, y, valid ? to_real(load(logits + y * a.input_strides.channel)) : (Real)0);
-      const Real loss = valid ? loss_at(a, softmax, z, y, weights) : (Real)0;
-      total += loss;
-      if (a.loss) {
-        a.loss[offset(a.loss_strides, way.sample, way.pixel + k)] = y == WRONG ? not_a_number() : loss;
-      }
-      wrong += y == WRONG;
-      if (valid) SLOT(counts, y) += 1;
-      if (REGION) {
-        const Real inverse = valid ? softmax.inverse : (Real)0;
-        if (valid) SLOT(sums, y) += softmax.probability();
-        EACH_CLASS(c) prediction(c) += z.e(c) * inverse;
-      }
-    }
-#else
-    Block<Real> target;
-    target.load_from((const Real*)a.target + offset(a.target_strides, way.sample, way.pixel), a.target_strides);
-#pragma unroll
-    for (int k = 0; k < WIDTH; ++k) {
-      const Logits z(a, block, k, true);
-      Real sum = 0;
-      EACH_CLASS(c) sum += z.e(c);
-      const Real inverse = inverse_of(sum);
-      EACH_CLASS(c) {
-        const Real p = z.e(c) * inverse, t = target.at(c, k);
-        intersection[c] += p * t;
-        prediction(c) += p;
-        truth[c] += t;
-      }
-    }
-#endif
-  }
+  const Way way(a);
 
-#ifdef LABEL
-  const int truth_column = CLASS_COLUMNS + (REGION ? 2 * CLASSES : 0);
+#if SOFT
+  each_pixel(a, way, [&](const auto& z, const Shares& t, int64 sample, int64 pixel, bool inside) {
+    Real sum = 0;
+    EACH_CLASS(c) sum += z.e(c);
+    const Real loss = t.valid ? loss_at(a, z, t, sum) : (Real)0;
+    total += loss;
+    if (inside) keep(a, sample, pixel, loss, t.wrong);
+    valid_pixels += t.valid;
+    wrong_pixels += t.wrong;
+    if (!REGION) return;
+    const Real inverse = t.valid ? inverse_of(sum) : (Real)0;
+    EACH_CLASS(c) {
+      const Real p = z.e(c) * inverse, share = t(c);
+      intersection[c] += p * share;
+      prediction(c) += p;
+      truth[c] += share;
+    }
+  });
+#else
+  each_pixel(a, way, [&](const auto& z, int y, Real z_y, int64 sample, int64 pixel, bool inside) {
+    const bool valid = y >= 0;
+    const Softmax softmax(z, a, y, z_y);
+    const Real loss = valid ? loss_at(a, softmax, z, y, weights) : (Real)0;
+    total += loss;
+    if (inside) keep(a, sample, pixel, loss, y == WRONG);
+    wrong_pixels += y == WRONG;
+    if (valid) SLOT(counts, y) += 1;
+    if (!REGION) return;
+    const Real inverse = valid ? softmax.inverse : (Real)0;
+    if (valid) SLOT(sums, y) += softmax.probability();
+    EACH_CLASS(c) prediction(c) += z.e(c) * inverse;
+  });
+#endif
+
+#if SOFT
+  // The block's sum of what each thread has.
+  const auto write_column = [&](Real value, int column) {
+    SLOT(sums, 0) = value;
+    __syncthreads();
+    write_partials(a, way, sums, 1, column);
+    __syncthreads();
+  };
+#pragma unroll
+  for (int part = 0; part < CLASS_PARTS; ++part) {
+    EACH_CLASS(c) SLOT(sums, c) = part == 0 ? intersection[c] : part == 1 ? prediction(c) : truth[c];
+    __syncthreads();
+    write_partials(a, way, sums, CLASSES, CLASS_COLUMNS + part * CLASSES);
+    __syncthreads();
+  }
+  write_column(total, LOSS_COLUMN);
+  write_column(wrong_pixels, WRONG_COLUMN);
+  write_column(valid_pixels, VALID_COLUMN);
+#else
+  const int truth_column = CLASS_COLUMNS + (CLASS_PARTS - 1) * CLASSES;
   __syncthreads();
   if (REGION) write_partials(a, way, sums, CLASSES, CLASS_COLUMNS);
   write_partials(a, way, counts, CLASSES, truth_column);
@@ -122,19 +147,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Argum
     __syncthreads();
   }
   SLOT(sums, 0) = total;
-  SLOT(counts, 0) = wrong;
+  SLOT(counts, 0) = wrong_pixels;
   __syncthreads();
   write_partials(a, way, sums, 1, LOSS_COLUMN);
   write_partials(a, way, counts, 1, WRONG_COLUMN);
-#else
-#pragma unroll
-  for (int part = 0; part < 3; ++part) {
-    EACH_CLASS(c) SLOT(sums, c) = part == 0 ? intersection[c] : part == 1 ? prediction(c) : truth[c];
-    __syncthreads();
-    write_partials(a, way, sums, CLASSES, CLASS_COLUMNS + part * CLASSES);
-    __syncthreads();
-  }
-  if (threadIdx.x == 0) *partial(a, way, LOSS_COLUMN) = *partial(a, way, WRONG_COLUMN) = total;
 #endif
 }
 
@@ -142,60 +158,55 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Argum
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Arguments a) {
   const int lane = threadIdx.x;
-  Way way(a);
-#ifdef LABEL
-  const int parts = REGION ? 3 : 1;
-#else
-  const int parts = 3;
-#endif
+  const Way way(a);
   const auto add = [&](int column, double value) {
     if (lane == 0) *partial(a, way, column) += value;
   };
-  for (int column = lane; column < CLASS_COLUMNS + parts * a.classes; column += THREADS) *partial(a, way, column) = 0;
+  const auto add_count = [&](int column, bool holds) {
+    const unsigned lanes = __ballot_sync(0xffffffffu, holds);
+    if (lanes) add(column, __popc(lanes));
+    return lanes;
+  };
+  for (int column = lane; column < VALID_COLUMN + SOFT; column += THREADS) *partial(a, way, column) = 0;
   __syncwarp();
   const Real weights = weight_sum(a);
   Real total = 0;
-  // All lanes stay in the loop until the last is done: they add up together.
-  for (; __any_sync(0xffffffffu, way.more()); way.next(a)) {
-    const bool inside = way.more();
-    const Input* from = a.input + offset(a.input_strides, way.sample, way.pixel);
-#ifdef LABEL
-    const LABEL* label = (const LABEL*)a.target + offset(a.target_strides, way.sample, way.pixel);
-    const int y = inside ? decode(load(label), a) : IGNORED;
-    const bool valid = y >= 0;
-    const Logits z(a, from, valid);
-    const Softmax softmax(z, a, y, valid ? z.z(y) : (Real)0);
-    const Real loss = valid ? loss_at(a, softmax, z, y, weights) : (Real)0;
-    total += loss;
-    if (a.loss && inside) {
-      a.loss[offset(a.loss_strides, way.sample, way.pixel)] = y == WRONG ? not_a_number() : loss;
-    }
-    const unsigned wrong = __ballot_sync(0xffffffffu, y == WRONG);
-    if (wrong) add(WRONG_COLUMN, __popc(wrong));
-    const Real inverse = valid ? softmax.inverse : (Real)0;
-    for (int c = 0; c < a.classes; ++c) {
-      const unsigned there = __ballot_sync(0xffffffffu, y == c);
-      if (there) add(CLASS_COLUMNS + (REGION ? 2 * a.classes : 0) + c, __popc(there));
-      if (REGION) {
-        const Real p = z.e(c) * inverse;
-        add(CLASS_COLUMNS + a.classes + c, warp_sum(p));
-        if (there) add(CLASS_COLUMNS + c, warp_sum(y == c ? p : (Real)0));
-      }
-    }
-#else
-    const Real* target = (const Real*)a.target + offset(a.target_strides, way.sample, way.pixel);
-    const Logits z(a, from, inside);
+#if SOFT
+  each_pixel(a, way, [&](const auto& z, const Shares& t, int64 sample, int64 pixel, bool inside) {
     Real sum = 0;
     for (int c = 0; c < a.classes; ++c) sum += z.e(c);
-    const Real inverse = inside ? inverse_of(sum) : (Real)0;
+    const Real loss = t.valid ? loss_at(a, z, t, sum) : (Real)0;
+    total += loss;
+    if (inside) keep(a, sample, pixel, loss, t.wrong);
+    add_count(VALID_COLUMN, t.valid);
+    add_count(WRONG_COLUMN, t.wrong);
+    if (!REGION) return;
+    const Real inverse = t.valid ? inverse_of(sum) : (Real)0;
     for (int c = 0; c < a.classes; ++c) {
-      const Real p = z.e(c) * inverse, t = inside ? load(target + c * a.target_strides.channel) : (Real)0;
-      add(CLASS_COLUMNS + c, warp_sum(p * t));
+      const Real p = z.e(c) * inverse, share = t(c);
+      add(CLASS_COLUMNS + c, warp_sum(p * share));
       add(CLASS_COLUMNS + a.classes + c, warp_sum(p));
-      add(CLASS_COLUMNS + 2 * a.classes + c, warp_sum(t));
+      add(CLASS_COLUMNS + 2 * a.classes + c, warp_sum(share));
     }
+  });
+#else
+  each_pixel(a, way, [&](const auto& z, int y, Real z_y, int64 sample, int64 pixel, bool inside) {
+    const bool valid = y >= 0;
+    const Softmax softmax(z, a, y, z_y);
+    const Real loss = valid ? loss_at(a, softmax, z, y, weights) : (Real)0;
+    total += loss;
+    if (inside) keep(a, sample, pixel, loss, y == WRONG);
+    add_count(WRONG_COLUMN, y == WRONG);
+    const Real inverse = valid ? softmax.inverse : (Real)0;
+    for (int c = 0; c < a.classes; ++c) {
+      const unsigned there = add_count(CLASS_COLUMNS + (CLASS_PARTS - 1) * a.classes + c, y == c);
+      if (!REGION) continue;
+      const Real p = z.e(c) * inverse;
+      add(CLASS_COLUMNS + a.classes + c, warp_sum(p));
+      if (there) add(CLASS_COLUMNS + c, warp_sum(y == c ? p : (Real)0));
+    }
+  });
 #endif
-  }
   add(LOSS_COLUMN, warp_sum((double)total));
 }
 #endif

@@ -10,44 +10,50 @@ __device__ __forceinline__ Real weight_sum(const Arguments& a) {
   return sum;
 }
 
-// One pixel: its logits, and with them e_c = exp(z_c - m).
-struct Logits {
+// The classes' weights in what z - m is summed up with: label smoothing, and cross entropy of shares.
+#define SPREAD (SMOOTHING || (SOFT && PIXEL))
+
+// One pixel: its logits, and with them e_c = exp(z_c - m). `z(c)` is 0 where the pixel is ignored: what stands there, nan and inf included,
+// must not matter. `v(c)` weighs the classes in the spread; the gradient has no use for it.
+template <typename Z> struct Logits {
   Real m;
-  Real spread = 0;  // label smoothing: sum_c w_c (m - z_c)
+  Real spread = 0;  // sum_c v_c (m - z_c), if SPREAD
 #if CLASSES
   Real value[CLASSES];  // z_c, then e_c
 
-  __device__ __forceinline__ Logits(const Arguments& a, Block<Input>& block, int k, bool valid) {
+  template <typename V> __device__ __forceinline__ Logits(const Arguments& a, const Z& z, const V& v) {
     m = -infinity();
 #pragma unroll
     for (int c = 0; c < CLASSES; ++c) {
-      // What stands at an ignored pixel, nan and inf included, must not matter.
-      value[c] = valid ? to_real(block.at(c, k)) : (Real)0;
+      value[c] = z(c);
       m = larger(m, value[c]);
     }
 #pragma unroll
     for (int c = 0; c < CLASSES; ++c) {
       value[c] -= m;
-      if (SMOOTHING) spread -= weight_of(a, c) * value[c];
+      if (SPREAD) add(v(c), -value[c]);
     }
 #pragma unroll
     for (int c = 0; c < CLASSES; ++c) value[c] = exponential(value[c]);
   }
   __device__ __forceinline__ Real e(int c) const { return value[c]; }
 #else
-  const Input* from;
-  int64 stride;
-  bool valid;
+  const Z& z;
 
-  __device__ __forceinline__ Logits(const Arguments& a, const Input* from, bool valid)
-      : from(from), stride(a.input_strides.channel), valid(valid) {
+  template <typename V> __device__ __forceinline__ Logits(const Arguments& a, const Z& z, const V& v) : z(z) {
     m = -infinity();
     EACH_CLASS(c) m = larger(m, z(c));
-    if (SMOOTHING) EACH_CLASS(c) spread += weight_of(a, c) * (m - z(c));
+    if (SPREAD) EACH_CLASS(c) add(v(c), m - z(c));
   }
-  __device__ __forceinline__ Real z(int c) const { return valid ? to_real(load(from + c * stride)) : (Real)0; }
   __device__ __forceinline__ Real e(int c) const { return exponential(z(c) - m); }
 #endif
+
+  __device__ __forceinline__ Logits(const Arguments& a, const Z& z) : Logits(a, z, [](int) { return (Real)0; }) {}
+
+  __device__ __forceinline__ void add(Real v, Real distance) {
+    // No share of an impossible class is no loss: 0 * inf is not asked for.
+    spread += SOFT && v == 0 ? (Real)0 : v * distance;
+  }
 };
 
 // The softmax of one pixel, seen from its target class y: see src/loss/pixel.rs, whose names and formulas these are.
@@ -56,7 +62,7 @@ struct Softmax {
 
   // `z_y` is the target's logit, read once more: choosing it among registers by a run-time index would put them all in
   // local memory.
-  __device__ __forceinline__ Softmax(const Logits& logits, const Arguments& a, int y, Real z_y) {
+  template <typename Z> __device__ __forceinline__ Softmax(const Logits<Z>& logits, const Arguments& a, int y, Real z_y) {
     distance = logits.m - z_y;
     target = exponential(-distance);
     others = 0;

@@ -296,6 +296,7 @@ Table make_table() {
   conversion<u64, u32>(t, "u64.u32"), conversion<u64, u16>(t, "u64.u16"), conversion<s64, s32>(t, "s64.s32"), conversion<s32, s16>(t, "s32.s16"), conversion<s64, s16>(t, "s64.s16");
   conversion<s32, int8_t>(t, "s32.s8"), conversion<s16, int8_t>(t, "s16.s8"), conversion<s64, int8_t>(t, "s64.s8"), conversion<u16, uint8_t>(t, "u16.u8"), conversion<u32, uint8_t>(t, "u32.u8");
   conversion<float, s32>(t, "rn.f32.s32"), conversion<float, u32>(t, "rn.f32.u32"), conversion<float, s64>(t, "rn.f32.s64"), conversion<float, u64>(t, "rn.f32.u64");
+  conversion<float, s16>(t, "rn.f32.s16"), conversion<float, u16>(t, "rn.f32.u16"), conversion<double, s16>(t, "rn.f64.s16"), conversion<double, u16>(t, "rn.f64.u16");
   conversion<double, s32>(t, "rn.f64.s32"), conversion<double, u32>(t, "rn.f64.u32"), conversion<double, s64>(t, "rn.f64.s64"), conversion<double, u64>(t, "rn.f64.u64");
   conversion<double, float>(t, "f64.f32"), conversion<float, double>(t, "rn.f32.f64");
   t["cvt.f32.f16"] = one<float, u16, from_half>;

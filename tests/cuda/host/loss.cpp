@@ -8,7 +8,9 @@
 #include "number.cuh"
 #include "pass.cuh"
 #include "softmax.cuh"
+#include "pixels.cuh"
 #include "reduce.cu"
+#include "slope.cuh"
 #include "gradient.cu"
 #include "finish.cu"
 

@@ -6,6 +6,7 @@
 
 #include "number.cuh"
 #include "pass.cuh"
+#include "window.cuh"
 #include "resize.cu"
 
 int main() {
@@ -21,8 +22,8 @@ int main() {
   }
   ResizeArguments a = {};
   a.labels = labels.data;
-  a.from = from;
-  a.to = to;
+  a.pass.full = from;
+  a.pass.map = to;
   a.pass.target = target.data;
   a.pass.counts = counts.data();
   a.pass.target_strides = {from.height * from.width, 0, 1};

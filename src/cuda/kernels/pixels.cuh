@@ -1,0 +1,87 @@
+// The way of the first pass over its pixels: visit(logits, what the pixel should be, sample, pixel, inside) for each. With any number of
+// classes a block is one warp whose lanes visit together until the last is done: `inside` says whether a lane has a pixel.
+
+// What `Logits` weighs the classes with.
+#define CLASS_WEIGHTS [&](int c) { return weight_of(a, c); }
+#define SHARE_WEIGHTS [&](int c) { return class_mass(a, c, t(c)); }
+
+#if SIZES == 2  // columns of the target, from top to bottom
+template <typename Visit> __device__ __forceinline__ void each_pixel(const Arguments& a, const Way& way, const Visit& visit) {
+  for (int64 index = way.block; index < parts_of_a_row(a); index += a.blocks) {
+    const Part part(a, way.row, index);
+    const int64 x = part.strip * THREADS + threadIdx.x;
+    const bool inside = x < a.full.width;
+    const LABEL* labels = (const LABEL*)a.target + offset(a.target_strides, part.sample, 0);
+    Column column(a, part.sample, x);
+    const int64 end = smaller((part.band + 1) * a.band, a.full.height);
+    int64 y = part.band * a.band;
+    for (Tap tap(a.vertical, y); y < end; tap.next(a.vertical), ++y) {
+      column.move(tap);
+      const int64 pixel = y * a.full.width + x;
+      const int label = inside ? decode(load(labels + pixel * a.target_strides.pixel), a) : IGNORED;
+      const auto z = [&](int c) { return label >= 0 ? column(c) : (Real)0; };
+      const Logits logits(a, z, CLASS_WEIGHTS);
+      visit(logits, label, label >= 0 ? column.of(label) : (Real)0, part.sample, pixel, inside);
+    }
+  }
+}
+#elif CLASSES
+template <typename Visit> __device__ __forceinline__ void each_pixel(const Arguments& a, Way way, const Visit& visit) {
+  for (; way.more(); way.next(a)) {
+    const Input* from = a.input + offset(a.input_strides, way.sample, way.pixel);
+    Block<Input> block;
+    block.load_from(from, a.input_strides);
+#ifndef LABEL
+    Block<Real> target;
+    target.load_from((const Real*)a.target + offset(a.target_strides, way.sample, way.pixel), a.target_strides);
+#elif !SOFT
+    LABEL labels[WIDTH];
+    load<LABEL, WIDTH>((const LABEL*)a.target + offset(a.target_strides, way.sample, way.pixel), labels);
+#endif
+#pragma unroll
+    for (int k = 0; k < WIDTH; ++k) {
+#if SOFT
+#ifdef LABEL
+      const Shares t(a, way.sample, way.pixel + k);
+#else
+      const Shares t{target, k};
+#endif
+      const auto z = [&](int c) { return t.valid ? to_real(block.at(c, k)) : (Real)0; };
+      visit(Logits(a, z, SHARE_WEIGHTS), t, way.sample, way.pixel + k, true);
+#else
+      const int y = decode(labels[k], a);
+      const bool valid = y >= 0;
+      const auto z = [&](int c) { return valid ? to_real(block.at(c, k)) : (Real)0; };
+      const Logits logits(a, z, CLASS_WEIGHTS);  // before z_y: registers
+      const Input* own = from + k * a.input_strides.pixel;
+      const Real z_y = valid ? to_real(load(own + y * a.input_strides.channel)) : (Real)0;
+      visit(logits, y, z_y, way.sample, way.pixel + k, true);
+#endif
+    }
+  }
+}
+#else
+template <typename Visit> __device__ __forceinline__ void each_pixel(const Arguments& a, Way way, const Visit& visit) {
+  for (; __any_sync(0xffffffffu, way.more()); way.next(a)) {
+    const bool inside = way.more();
+    const Input* from = a.input + offset(a.input_strides, way.sample, way.pixel);
+    const int64 stride = a.input_strides.channel;
+#if SOFT
+#ifdef LABEL
+    Shares t(a, inside ? way.sample : 0, way.pixel);
+    t.valid &= inside;
+    t.wrong &= inside;
+#else
+    const Shares t{(const Real*)a.target + offset(a.target_strides, way.sample, way.pixel), a.target_strides.channel, inside};
+#endif
+    const auto z = [&](int c) { return t.valid ? to_real(load(from + c * stride)) : (Real)0; };
+    visit(Logits(a, z, SHARE_WEIGHTS), t, way.sample, way.pixel, inside);
+#else
+    const LABEL* label = (const LABEL*)a.target + offset(a.target_strides, way.sample, way.pixel);
+    const int y = inside ? decode(load(label), a) : IGNORED;
+    const auto z = [&](int c) { return y >= 0 ? to_real(load(from + c * stride)) : (Real)0; };
+    visit(Logits(a, z, CLASS_WEIGHTS), y, y >= 0 ? z(y) : (Real)0, way.sample, way.pixel, inside);
+#endif
+  }
+}
+#endif
