@@ -26,14 +26,14 @@ impl<R: Real> Softmax<R> {
         Self { distance, target, others, inverse: R::one() / (target + others) }
     }
 
-    /// log sum_c e_c, by log1p: the sum is 1 + t with t = others + (e_y - 1), and e_y = 1 exactly where y is the largest class.
+    /// log sum_c e_c, with all digits where y is the largest class, so that e_y = 1, and the others are small.
     #[inline(always)]
     pub fn log_sum(&self) -> R {
-        let t = self.others + (self.target - R::one());
         let sum = self.target + self.others;
-        // log(1 + t) = log(sum) + (t - (sum - 1)) / sum, where sum = 1 + t was rounded. The sum lies between 1 and C, or a nan or
-        // an infinity in it makes t - (sum - 1) nan.
-        (t - (sum - R::one())).mul_add(self.inverse, sum.ln_normal())
+        // What rounding took from the sum, exact where e_y >= others (fast two-sum); elsewhere the logarithm is not small.
+        let lost = self.others - (sum - self.target);
+        // log(sum + lost) = log(sum) + lost / sum. The sum lies between 1 and C, or a nan or an infinity in it makes `lost` nan.
+        lost.mul_add(self.inverse, sum.ln_from_one())
     }
 
     /// p_y.

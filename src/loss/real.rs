@@ -25,9 +25,8 @@ pub trait Real:
     fn exp_and_m1(self) -> (Self, Self);
     /// The natural logarithm.
     fn ln(self) -> Self;
-    /// The natural logarithm of a positive number that is neither infinite nor denormal; anything else gives some number or
-    /// nan.
-    fn ln_normal(self) -> Self;
+    /// The natural logarithm of a finite number from 1 on; anything else gives some number or nan.
+    fn ln_from_one(self) -> Self;
     /// Lane by lane `self == other`.
     fn equals(self, other: Self) -> Self::Mask;
     /// Lane by lane `self > other`; false for nan.
@@ -75,7 +74,7 @@ impl Real for f64 {
     fn ln(self) -> Self {
         f64::ln(self)
     }
-    fn ln_normal(self) -> Self {
+    fn ln_from_one(self) -> Self {
         f64::ln(self)
     }
     fn equals(self, other: Self) -> bool {

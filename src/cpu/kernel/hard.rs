@@ -194,16 +194,18 @@ impl<V: Vector, const C: usize> Pixels<'_, V, C> {
     #[inline(always)]
     unsafe fn exponentials(&self, i: usize, mut e: Bank<'_, V::Element>) -> V {
         let classes = self.classes();
-        let mut m = V::splat(f64::NEG_INFINITY);
+        // SAFETY: the caller's promise; there is a class.
+        let mut m = unsafe { self.logit(0, i) };
         for c in 0..classes {
             self.each_register(i, |i| self.tile.next_logits.read(c, i));
-            // SAFETY: the caller's promise.
-            let z = unsafe { self.logit(c, i) };
-            e.set(c, z);
-            m = m.max(z);
+            if c > 0 {
+                // SAFETY: the caller's promise.
+                m = m.max(unsafe { self.logit(c, i) });
+            }
         }
         for c in 0..classes {
-            e.set(c, (e.get::<V>(c) - m).exp());
+            // SAFETY: the caller's promise.
+            e.set(c, unsafe { self.logit(c, i) - m }.exp());
         }
         m
     }

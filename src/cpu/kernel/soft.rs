@@ -65,7 +65,7 @@ pub unsafe fn run<V: Vector, M: Mode>(
         let inverse = V::select(valid, V::one() / sum, V::zero());
         let mut slope = V::zero();
         if M::PIXEL {
-            let loss = V::select(valid, mass.mul_add(sum.ln_normal(), cross), V::zero());
+            let loss = V::select(valid, mass.mul_add(sum.ln_from_one(), cross), V::zero());
             slope = V::select(valid, V::splat(params.factor), V::zero());
             if !tile.incoming.is_null() {
                 // SAFETY: as above; it is not null.

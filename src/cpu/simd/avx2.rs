@@ -61,7 +61,7 @@ impl Real for F32x8 {
         elementary::ln(self)
     }
     #[inline(always)]
-    fn ln_normal(self) -> Self {
+    fn ln_from_one(self) -> Self {
         elementary::ln_normal(self)
     }
     #[inline(always)]
@@ -78,21 +78,15 @@ impl Real for F32x8 {
     }
 }
 
-/// 2^n for integral n in [-126, 127].
-#[inline(always)]
-fn power_of_two(n: __m256i) -> __m256 {
-    intrinsics!(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127)))))
-}
-
 impl SingleBits for F32x8 {
     #[inline(always)]
-    fn scale(self, n: Self) -> Self {
+    fn scale(self, _: Self, shifted: Self) -> Self {
         intrinsics!({
-            // Two steps, so that each factor is a normal number.
-            let n = _mm256_cvtps_epi32(n.0);
-            let half = _mm256_srai_epi32::<1>(n);
-            let once = _mm256_mul_ps(self.0, power_of_two(half));
-            Self(_mm256_mul_ps(once, power_of_two(_mm256_sub_epi32(n, half))))
+            // 2^(n + 64) is a normal number; what makes a denormal of the product comes last, and exact before.
+            let power = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted.0));
+            let power = _mm256_castsi256_ps(_mm256_add_epi32(power, _mm256_set1_epi32((127 + 64) << 23)));
+            let down = _mm256_set1_ps(f32::from_bits((127 - 64) << 23));
+            Self(_mm256_mul_ps(_mm256_mul_ps(self.0, power), down))
         })
     }
     #[inline(always)]

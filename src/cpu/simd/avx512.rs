@@ -6,10 +6,11 @@
 use std::arch::x86_64::*;
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
-use super::elementary::{self, SingleBits};
 use half::{bf16, f16};
 
 use super::Vector;
+use super::elementary::{self, SingleBits};
+use super::tables::{self, Tables};
 use crate::loss::real::Real;
 
 /// Where the high halves of sixteen 32-bit numbers are, among 32 halves; twice.
@@ -61,7 +62,7 @@ impl Real for F32x16 {
     }
     #[inline(always)]
     fn exp(self) -> Self {
-        elementary::exp(self)
+        tables::exp(self)
     }
     #[inline(always)]
     fn exp_and_m1(self) -> (Self, Self) {
@@ -72,8 +73,8 @@ impl Real for F32x16 {
         elementary::ln(self)
     }
     #[inline(always)]
-    fn ln_normal(self) -> Self {
-        elementary::ln_normal(self)
+    fn ln_from_one(self) -> Self {
+        tables::ln_from_one(self)
     }
     #[inline(always)]
     fn equals(self, other: Self) -> __mmask16 {
@@ -91,8 +92,8 @@ impl Real for F32x16 {
 
 impl SingleBits for F32x16 {
     #[inline(always)]
-    fn scale(self, n: Self) -> Self {
-        Self(intrinsics!(_mm512_scalef_ps(self.0, n.0)))
+    fn scale(self, n: Self, _: Self) -> Self {
+        self.scale_by_floor(n)
     }
     #[inline(always)]
     fn split(self) -> (Self, Self) {
@@ -101,6 +102,27 @@ impl SingleBits for F32x16 {
             let exponent = _mm512_srai_epi32::<23>(_mm512_sub_epi32(bits, _mm512_set1_epi32(0x3f35_04f3)));
             let mantissa = _mm512_sub_epi32(bits, _mm512_slli_epi32::<23>(exponent));
             (Self(_mm512_castsi512_ps(mantissa)), Self(_mm512_cvtepi32_ps(exponent)))
+        })
+    }
+}
+
+impl Tables for F32x16 {
+    #[inline(always)]
+    fn look_up(self, table: &[f32; 16]) -> Self {
+        // SAFETY: the array holds sixteen singles.
+        let entries = intrinsics!(_mm512_loadu_ps(table.as_ptr()));
+        Self(intrinsics!(_mm512_permutexvar_ps(_mm512_castps_si512(self.0), entries)))
+    }
+    #[inline(always)]
+    fn scale_by_floor(self, n: Self) -> Self {
+        Self(intrinsics!(_mm512_scalef_ps(self.0, n.0)))
+    }
+    #[inline(always)]
+    fn digits(self) -> (Self, Self, Self) {
+        intrinsics!({
+            let mantissa = _mm512_getmant_ps::<_MM_MANT_NORM_1_2, _MM_MANT_SIGN_SRC>(self.0);
+            let leading = _mm512_srli_epi32::<19>(_mm512_castps_si512(self.0));
+            (Self(mantissa), Self(_mm512_getexp_ps(self.0)), Self(_mm512_castsi512_ps(leading)))
         })
     }
 }

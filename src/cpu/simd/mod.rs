@@ -41,6 +41,7 @@ pub mod avx512;
 pub mod elementary;
 pub mod portable;
 pub mod several;
+pub mod tables;
 
 use std::ops::{Add, Mul, Sub};
 use std::sync::OnceLock;

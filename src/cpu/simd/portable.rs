@@ -34,7 +34,7 @@ fn each_lane<T: Copy + Default, const N: usize>(f: impl Fn(usize) -> T) -> [T; N
 
 /// The parts of [`Real`] and [`Vector`] that are alike for both.
 macro_rules! lanes {
-    ($name:ident, $element:ty, $lanes:literal, $exp:expr, $exp_and_m1:expr, $ln:expr, $ln_normal:expr) => {
+    ($name:ident, $element:ty, $lanes:literal, $exp:expr, $exp_and_m1:expr, $ln:expr, $ln_from_one:expr) => {
         impl $name {
             #[inline(always)]
             fn zip(self, other: Self, f: impl Fn($element, $element) -> $element) -> Self {
@@ -112,8 +112,8 @@ macro_rules! lanes {
                 $ln(self)
             }
             #[inline(always)]
-            fn ln_normal(self) -> Self {
-                $ln_normal(self)
+            fn ln_from_one(self) -> Self {
+                $ln_from_one(self)
             }
             #[inline(always)]
             fn equals(self, other: Self) -> Self::Mask {
@@ -179,20 +179,13 @@ fn each_ln(x: F64x4) -> F64x4 {
     F64x4(each_lane(|i| x.0[i].ln()))
 }
 
-/// 2^n for an integral n in [-126, 127].
-#[inline(always)]
-fn power_of_two(n: i32) -> f32 {
-    f32::from_bits(((n + 127) << 23) as u32)
-}
-
 impl SingleBits for F32x4 {
     #[inline(always)]
-    fn scale(self, n: Self) -> Self {
-        // Two steps, so that each factor is a normal number.
-        self.zip(n, |x, n| {
-            let n = n as i32;
-            let half = n >> 1;
-            x * power_of_two(half) * power_of_two(n - half)
+    fn scale(self, _: Self, shifted: Self) -> Self {
+        // As AVX2 does it.
+        self.zip(shifted, |x, shifted| {
+            let power = (shifted.to_bits() << 23).wrapping_add((127 + 64) << 23);
+            x * f32::from_bits(power) * f32::from_bits((127 - 64) << 23)
         })
     }
     #[inline(always)]

@@ -89,8 +89,8 @@ impl<V: Real, const N: usize> Real for Several<V, N> {
         each!(self, |i| self.0[i].ln())
     }
     #[inline(always)]
-    fn ln_normal(self) -> Self {
-        each!(self, |i| self.0[i].ln_normal())
+    fn ln_from_one(self) -> Self {
+        each!(self, |i| self.0[i].ln_from_one())
     }
     #[inline(always)]
     fn equals(self, other: Self) -> Self::Mask {

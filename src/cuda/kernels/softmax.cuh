@@ -70,9 +70,8 @@ struct Softmax {
     inverse = inverse_of(target + others);
   }
   __device__ __forceinline__ Real log_sum() const {
-    const Real t = others + (target - 1);
     const Real sum = target + others;
-    return (t - (sum - 1)) * inverse + logarithm(sum);
+    return (others - (sum - target)) * inverse + logarithm(sum);
   }
   __device__ __forceinline__ Real probability() const { return target * inverse; }
   __device__ __forceinline__ Real complement() const { return others * inverse; }
