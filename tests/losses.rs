@@ -85,11 +85,20 @@ impl Batch {
     }
 
     /// The loss and its gradient on an instruction set, by two passes or in the way of [`Problem`] that is faster.
-    fn solve(&mut self, spec: &LossSpec, weight: &[f64], set: InstructionSet, fast: bool) -> (f64, Vec<f32>) {
+    fn solve(
+        &mut self,
+        spec: &LossSpec,
+        weight: &[f64],
+        set: InstructionSet,
+        (fast, streams): (bool, bool),
+    ) -> (f64, Vec<f32>) {
         let shape = [self.samples, self.classes, self.pixels];
         let strides = [(self.classes * self.pixels) as isize, self.pixels as isize, 1];
         let (label_shape, label_strides) = ([self.samples, self.pixels], [self.pixels as isize, 1]);
-        let mut gradient = vec![f32::NAN; self.logits.len()];
+        // From a cache line on.
+        let mut memory = vec![f32::NAN; self.logits.len() + 16];
+        let start = memory.as_ptr().align_offset(64);
+        let gradient = &mut memory[start..][..self.logits.len()];
         // SAFETY: the vectors have these shapes and outlive the views.
         let (input, target, slope) = unsafe {
             let view = |pointer: *mut u8, dtype| View::new(pointer, dtype, &shape, &strides, true).unwrap();
@@ -101,7 +110,7 @@ impl Batch {
             )
         };
         let problem = Problem::new(spec, input, Target::Index(target), Some(weight), None, 2).unwrap();
-        let problem = problem.with_instruction_set(set);
+        let problem = problem.with_instruction_set(set).with_streams(streams);
         let sums = if fast && problem.is_one_pass() {
             problem.reduce_with_gradient(slope, 0.7).unwrap()
         } else if fast {
@@ -113,12 +122,14 @@ impl Batch {
             problem.gradient(&sums, 0.7, None, slope);
             sums
         };
-        (problem.finish(&sums), gradient)
+        (problem.finish(&sums), gradient.to_vec())
     }
 }
 
 fn batches() -> impl Strategy<Value = Batch> {
-    (1usize..4, prop::sample::select(vec![2usize, 3, 5, 11]), 1usize..70).prop_flat_map(|(samples, classes, pixels)| {
+    // Of 64 pixels, every class begins at a cache line.
+    let pixels = prop_oneof![3 => 1usize..70, 1 => Just(64)];
+    (1usize..4, prop::sample::select(vec![2usize, 3, 5, 11]), pixels).prop_flat_map(|(samples, classes, pixels)| {
         // Whole numbers too, so that several classes are the largest.
         let logit = prop_oneof![4 => -8f32..8.0, 1 => (-2i8..3).prop_map(f32::from)];
         let logits = prop::collection::vec(logit, samples * classes * pixels);
@@ -165,10 +176,12 @@ proptest! {
         let truth = batch.naive(&spec, &weight);
         let mut gradients = Vec::new();
         for set in InstructionSet::available() {
-            let (loss, gradient) = batch.solve(&spec, &weight, set, false);
+            let (loss, gradient) = batch.solve(&spec, &weight, set, (false, false));
             prop_assert!((loss - truth).abs() <= 2e-6 * truth.abs().max(1.0), "{}: {loss} {truth}", set.name());
-            let fast = batch.solve(&spec, &weight, set, true);
-            prop_assert_eq!((loss, &gradient), (fast.0, &fast.1), "one pass or two, a softmax kept or not: the same bits");
+            for streams in [false, true] {
+                let fast = batch.solve(&spec, &weight, set, (true, streams));
+                prop_assert_eq!((loss, &gradient), (fast.0, &fast.1), "one pass or two, a softmax kept or not: the same bits");
+            }
             gradients.push(gradient);
         }
         // The derivative along a direction, by central differences of the plain loops.

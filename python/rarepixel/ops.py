@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from . import _core, _cuda
+from . import _core, _cuda, _memory
 from .options import Options, spec
 
 _DTYPES = {
@@ -186,7 +186,7 @@ def _backward(
 ) -> Tensor:
     """The gradient, in the memory of `gradient` if given; `kept` says that `_forward` left a softmax there."""
     if gradient is None:
-        gradient = torch.empty_like(input, memory_format=_memory_format(input))
+        gradient = _memory.empty_like(input, _memory_format(input))
     if grad_output.ndim:
         grad_output = _foldable(grad_output, 1)
     if _on_cuda(input):
@@ -289,7 +289,7 @@ class _Loss(torch.autograd.Function):
         if not _on_cuda(input):
             kept = _keeps(input, target, options)
             if kept or spec(options).one_pass:
-                gradient = torch.empty_like(input, memory_format=_memory_format(input))
+                gradient = _memory.empty_like(input, _memory_format(input))
                 if input.dtype in _HALF:
                     scale = _last_scale.get((options, input.shape), 1.0)
         loss, sums = _forward(input, target, weight, dice_weight, options, gradient, scale, counts)

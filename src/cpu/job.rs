@@ -2,11 +2,11 @@
 //! that stays in the cache.
 
 use super::ahead::Ahead;
-use super::aligned::Aligned;
+use super::aligned::{Aligned, LINE};
 use super::kernel::{self, LaneSums, Mode, Params, Tile};
 use super::labels;
 use super::pages;
-use super::simd::{Element, InstructionSet, MAX_LANES};
+use super::simd::{self, Element, InstructionSet, MAX_LANES};
 use super::transfer::{self, gather, scatter};
 use crate::loss::operands::Target;
 use crate::tensor::View;
@@ -33,6 +33,8 @@ pub struct Job<'a, T> {
     pub loss: Option<View<'a>>,
     /// The incoming gradient of each pixel.
     pub incoming: Option<View<'a>>,
+    /// Whether to write it past the cache, where it is written class by class.
+    pub streams: bool,
     /// Everything else.
     pub params: &'a Params<T>,
     /// The first pixel.
@@ -175,6 +177,12 @@ pub fn run<T: Element, M: Mode>(set: InstructionSet, job: Job<'_, T>, scratch: &
                 }
                 None => (std::ptr::null_mut(), 0),
             };
+            let in_lines = |bytes: usize| bytes.is_multiple_of(LINE);
+            let streams = job.streams
+                && direct
+                && gradient_in_place
+                && in_lines(gradient as usize)
+                && in_lines(gradient_stride as usize * size_of::<T>());
             let tile = Tile {
                 len: padded,
                 logits,
@@ -187,7 +195,11 @@ pub fn run<T: Element, M: Mode>(set: InstructionSet, job: Job<'_, T>, scratch: &
                 loss: job.loss.map_or(std::ptr::null_mut(), |_| scratch.loss.as_mut_ptr()),
                 incoming: job.incoming.map_or(std::ptr::null(), |_| scratch.incoming.as_ptr()),
                 next_logits: Ahead::of(&job.input, sample, pixel + len),
-                next_gradient: Ahead::of(&job.gradient.unwrap_or(job.input), sample, pixel + len),
+                next_gradient: match job.gradient {
+                    Some(view) if !streams => Ahead::of(&view, sample, pixel + len),
+                    _ => Ahead::nothing(scratch.labels.as_ptr()),
+                },
+                streams,
             };
             kernel::run::<T, M>(set, &tile, job.params, &mut sums, &mut scratch.banks);
             if let Some(view) = &job.gradient
@@ -206,6 +218,9 @@ pub fn run<T: Element, M: Mode>(set: InstructionSet, job: Job<'_, T>, scratch: &
             }
         }
         position += len;
+    }
+    if job.streams {
+        simd::end_streams();
     }
     sums
 }

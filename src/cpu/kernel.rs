@@ -38,6 +38,8 @@ pub struct Tile<T> {
     pub next_logits: Ahead,
     /// Where the gradient after this goes.
     pub next_gradient: Ahead,
+    /// Whether the gradient goes past the cache; it then begins at a cache line in each class.
+    pub streams: bool,
 }
 
 /// What a kernel needs beside the pixels.

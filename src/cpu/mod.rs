@@ -2,6 +2,7 @@
 
 mod ahead;
 mod aligned;
+mod cache;
 mod count;
 mod interleave;
 mod job;

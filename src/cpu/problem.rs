@@ -1,6 +1,7 @@
 //! The two passes over all pixels: reduce and gradient; both in one where no sum over pixels stands between them, and else with
 //! the softmax of the first kept for the second where the gradient's memory can hold it.
 
+use super::cache;
 use super::count::count_rows;
 use super::job::{self, Job, Scratch};
 use super::kernel::{LaneSums, Mode, Params};
@@ -45,6 +46,8 @@ pub struct Problem<'a> {
     mean_over_pixels: bool,
     /// Pixels of each class, where they are known.
     counts: Option<&'a [u64]>,
+    /// Whether gradients are written past the cache; none: where logits and gradient do not fit there.
+    streams: Option<bool>,
 }
 
 macro_rules! modes {
@@ -135,6 +138,7 @@ impl<'a> Problem<'a> {
             pixels: input.pixels,
             mean_over_pixels: matches!(target, Target::Soft(..)),
             counts: None,
+            streams: None,
         };
         problem.checked()
     }
@@ -166,6 +170,7 @@ impl<'a> Problem<'a> {
             pixels: target.pixels,
             mean_over_pixels: false,
             counts: None,
+            streams: None,
         };
         problem.checked()
     }
@@ -184,6 +189,19 @@ impl<'a> Problem<'a> {
     /// The same on another instruction set, for tests and benches.
     pub fn with_instruction_set(self, instruction_set: InstructionSet) -> Self {
         Self { instruction_set, ..self }
+    }
+
+    /// The same with or without writing gradients past the cache, for tests and benches.
+    pub fn with_streams(self, streams: bool) -> Self {
+        Self { streams: Some(streams), ..self }
+    }
+
+    /// Whether to write a gradient past the cache: it would drive out what is still to be read, and its lines would be read before they
+    /// are written.
+    fn streams(&self, gradient: View<'_>) -> bool {
+        let bytes = |view: &View<'_>| view.samples * view.channels * view.pixels * view.dtype().size();
+        let full = || cache::last_level().is_some_and(|cache| bytes(&self.input) + bytes(&gradient) > cache / 4 * 3);
+        self.streams.unwrap_or_else(full)
     }
 
     /// The same with the denominator that cross entropy has for shares of classes, of which labels are a case.
@@ -416,6 +434,8 @@ impl<'a> Problem<'a> {
             return;
         }
         let per_sample = self.spec.per_sample();
+        // What the pass before kept there has just been read.
+        let streams = pass != Pass::Kept && gradient.is_some_and(|gradient| self.streams(gradient));
         // What was kept stands in the place of the logits.
         let input = gradient.filter(|_| pass == Pass::Kept).unwrap_or(self.input);
         let make = |row: usize, from, to| Job {
@@ -425,6 +445,7 @@ impl<'a> Problem<'a> {
             gradient,
             loss,
             incoming,
+            streams,
             params: &params[row],
             from,
             to,

@@ -320,6 +320,7 @@ impl<T: Element> Scratch<T> {
             incoming: band.incoming.map_or(std::ptr::null(), |_| self.incoming.as_ptr()),
             next_logits: Ahead::nothing(self.logits.as_ptr()),
             next_gradient: Ahead::nothing(self.gradient.as_ptr()),
+            streams: false,
         };
         // SAFETY: the buffers hold a tile of this many classes.
         unsafe { kernel::run::<T, M>(set, &tile, band.params, sums, &mut self.banks) };

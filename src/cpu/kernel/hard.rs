@@ -357,6 +357,10 @@ impl<V: Vector, const C: usize> Pixels<'_, V, C> {
     unsafe fn write(&self, c: usize, i: usize, value: V) {
         self.each_register(i, |i| self.tile.next_gradient.write(c, i));
         // SAFETY: the caller's promise, and that of the tile.
-        unsafe { value.store(self.tile.gradient.offset(c as isize * self.tile.gradient_stride).add(i)) };
+        unsafe {
+            let to = self.tile.gradient.offset(c as isize * self.tile.gradient_stride).add(i);
+            // Both are whole lines from their begin.
+            if self.tile.streams { value.stream(to) } else { value.store(to) }
+        }
     }
 }

@@ -116,6 +116,10 @@ impl Vector for F32x8 {
         intrinsics!(_mm256_storeu_ps(to, self.0))
     }
     #[inline(always)]
+    unsafe fn stream(self, to: *mut f32) {
+        intrinsics!(_mm256_stream_ps(to, self.0))
+    }
+    #[inline(always)]
     unsafe fn pick_near(from: *const f32, indices: *const i32) -> Self {
         intrinsics!({
             let start = indices.read_unaligned();

@@ -150,6 +150,10 @@ impl Vector for F32x16 {
         intrinsics!(_mm512_storeu_ps(to, self.0))
     }
     #[inline(always)]
+    unsafe fn stream(self, to: *mut f32) {
+        intrinsics!(_mm512_stream_ps(to, self.0))
+    }
+    #[inline(always)]
     unsafe fn pick_near(from: *const f32, indices: *const i32) -> Self {
         intrinsics!({
             let start = indices.read_unaligned();

@@ -160,6 +160,16 @@ pub trait Vector: Real {
     /// # Safety
     /// They must be writable.
     unsafe fn store(self, to: *mut Self::Element);
+    /// As [`Vector::store`], past the cache where there is an instruction for it. [`end_streams`] must come before another thread reads
+    /// them.
+    ///
+    /// # Safety
+    /// They must be writable, and the first aligned as a register is.
+    #[inline(always)]
+    unsafe fn stream(self, to: *mut Self::Element) {
+        // SAFETY: the caller's promise.
+        unsafe { self.store(to) }
+    }
     /// The elements at `LANES` rising indices, the last less than `LANES` above the first.
     ///
     /// # Safety
@@ -273,6 +283,15 @@ pub trait Vector: Real {
         let mut sums = [0.0; MAX_LANES];
         self.add_to(&mut sums);
         sums.iter().sum()
+    }
+}
+
+/// Have all that [`Vector::stream`] wrote arrive before what is written from now on.
+pub fn end_streams() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is part of the baseline.
+    unsafe {
+        std::arch::x86_64::_mm_sfence();
     }
 }
 

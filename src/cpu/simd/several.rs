@@ -140,6 +140,13 @@ impl<V: Vector, const N: usize> Vector for Several<V, N> {
         }
     }
     #[inline(always)]
+    unsafe fn stream(self, to: *mut V::Element) {
+        for i in 0..N {
+            // SAFETY: the caller's promise.
+            unsafe { self.0[i].stream(to.add(i * V::LANES)) };
+        }
+    }
+    #[inline(always)]
     fn add_to(self, sums: &mut [f64]) {
         for i in 0..N {
             self.0[i].add_to(&mut sums[i * V::LANES..][..V::LANES]);

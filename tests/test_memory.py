@@ -1,0 +1,123 @@
+"""Memory of large gradients is used again, and never while somebody has it."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+
+import pytest
+import torch
+
+import rarepixel as rp
+from rarepixel import _memory
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere torch's own memory is used")
+SHAPE = (1, 2, 1, _memory._LARGE // 8)
+
+
+@pytest.fixture(autouse=True)
+def nothing_idle() -> None:
+    gc.collect()
+    _memory._idle.clear()
+
+
+def empty(shape: tuple[int, ...] = SHAPE, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    like = torch.empty(1, dtype=dtype).expand(shape)
+    return _memory.empty_like(like, torch.contiguous_format)
+
+
+def test_freed_memory_is_used_again() -> None:
+    first = empty()
+    address = first.data_ptr()
+    view = first[0, 1]
+    del first
+    assert not _memory._idle  # the view has it still
+    other = empty()
+    assert other.data_ptr() != address
+    view.fill_(7.0)
+    del view
+    assert len(_memory._idle) == 1
+    again = empty()
+    assert again.data_ptr() == address
+    assert not _memory._idle
+    assert (other.shape, again.stride(), again.is_contiguous()) == (SHAPE, empty().stride(), True)
+
+
+def test_only_blocks_of_about_the_size_are_taken() -> None:
+    small = empty()
+    address = small.data_ptr()
+    del small
+    larger = empty((*SHAPE[:3], SHAPE[3] + 1))
+    assert larger.data_ptr() != address
+    half = empty((*SHAPE[:2], 1, SHAPE[3]), torch.float64)
+    assert half.data_ptr() != address
+    assert empty().data_ptr() == address
+
+
+def test_little_lies_idle() -> None:
+    several = [empty() for _ in range(5)]
+    del several
+    assert len(_memory._idle) == _memory._IDLE_BLOCKS
+
+
+def test_small_tensors_are_torchs_own() -> None:
+    tensor = empty((1, 2, 3))
+    del tensor
+    assert not _memory._idle
+
+
+def test_it_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAREPIXEL_KEEP_MEMORY", "0")
+    tensor = empty()
+    del tensor
+    assert not _memory._idle
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("loss", [rp.cross_entropy, rp.dice_loss])
+def test_gradients_are_right_in_memory_that_was_used(loss: object, layout: torch.memory_format) -> None:
+    assert callable(loss)
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 1200, 1200, generator=generator).to(memory_format=layout).requires_grad_()
+    target = torch.randint(3, (2, 1200, 1200), generator=generator)
+    (first,) = torch.autograd.grad(loss(logits, target), logits)
+    expected, address = first.clone(), first.data_ptr()
+    first.fill_(torch.nan)
+    del first
+    (again,) = torch.autograd.grad(loss(logits, target), logits)
+    assert again.data_ptr() == address
+    assert torch.equal(again, expected)
+    assert again.stride() == logits.stride()
+
+
+def test_a_gradient_that_is_kept_is_not_written_again() -> None:
+    logits = torch.zeros(1, 3, 1700, 1700, requires_grad=True)
+    target = torch.zeros(1, 1700, 1700, dtype=torch.uint8)
+    rp.cross_entropy(logits, target).backward()
+    kept = logits.grad
+    assert kept is not None
+    copy = kept.clone()
+    logits.grad = None
+    rp.cross_entropy(logits * 3 + 1, target + 1).backward()
+    assert torch.equal(kept, copy)
+
+
+def test_threads_have_memory_of_their_own() -> None:
+    wrong: list[int] = []
+
+    def work(number: int) -> None:
+        for _ in range(10):
+            tensor = empty()
+            tensor[..., :1000] = number
+            tensor[..., -1000:] = number
+            if not ((tensor[..., :1000] == number).all() and (tensor[..., -1000:] == number).all()):
+                wrong.append(number)
+            del tensor
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
