@@ -218,10 +218,11 @@ def test_a_small_building_survives_majority_but_not_nearest() -> None:
     assert at["majority"] < 0 < at["nearest"]  # only there is class 1 pushed up
 
 
-def test_compile() -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_compile(mode: str) -> None:
     maps = [torch.randn(2, 5, s, s, requires_grad=True) for s in (4, 8, 32)]
     target = torch.randint(5, (2, 32, 32))
-    criterion = rp.MultiScaleLoss(target_mode="majority")
+    criterion = rp.MultiScaleLoss([{"cross_entropy": {}, "dice": {}}] * 3, mode)
     compiled = torch.compile(criterion, fullgraph=True, backend="aot_eager")
     expected, got = criterion(maps, target), compiled(maps, target)
     assert torch.equal(expected, got)
