@@ -155,8 +155,12 @@ def test_large_interpolation_on_several_threads(
 
 @pytest.mark.parametrize("mode", MODES)
 def test_gradcheck(mode: str) -> None:
-    logits = torch.randn(1, 3, 3, 4, dtype=torch.float64, requires_grad=True)
-    target = torch.randint(3, (1, 7, 9))
+    check_gradient(mode)
+
+
+def check_gradient(mode: str, device: str = "cpu") -> None:
+    logits = torch.randn(1, 3, 3, 4, dtype=torch.float64, device=device, requires_grad=True)
+    target = torch.randint(3, (1, 7, 9), device=device)
     target[0, :3, :3] = -100
     stage = rp.Stage(cross_entropy={"weight": [1.0, 2.0, 0.5], "label_smoothing": 0.1}, dice={"average": "macro"})
     assert torch.autograd.gradcheck(lambda z: rp.multi_scale_loss([z], target, [stage], mode), (logits,))
@@ -220,8 +224,12 @@ def test_a_small_building_survives_majority_but_not_nearest() -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_compile(mode: str) -> None:
-    maps = [torch.randn(2, 5, s, s, requires_grad=True) for s in (4, 8, 32)]
-    target = torch.randint(5, (2, 32, 32))
+    check_compiled(mode)
+
+
+def check_compiled(mode: str, device: str = "cpu") -> None:
+    maps = [torch.randn(2, 5, s, s, device=device, requires_grad=True) for s in (4, 8, 32)]
+    target = torch.randint(5, (2, 32, 32), device=device)
     criterion = rp.MultiScaleLoss([{"cross_entropy": {}, "dice": {}}] * 3, mode)
     compiled = torch.compile(criterion, fullgraph=True, backend="aot_eager")
     expected, got = criterion(maps, target), compiled(maps, target)

@@ -15,7 +15,7 @@ from emulation import Emulator
 from rarepixel import _cuda, ops, reference
 from rarepixel.options import Options
 from support import PRECISIONS, Precision, assert_close, few, gradient_of
-from test_multi_scale import ALPHA, MODES, compare, plain, succeed
+from test_multi_scale import ALPHA, MODES, check_compiled, check_gradient, compare, plain, succeed
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -149,23 +149,12 @@ def test_a_map_of_the_targets_own_size(mode: str, cuda: str) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_gradcheck(mode: str, cuda: str) -> None:
-    logits = torch.randn(1, 3, 3, 4, dtype=torch.float64, device=cuda, requires_grad=True)
-    target = torch.randint(3, (1, 7, 9), device=cuda)
-    target[0, :3, :3] = -100
-    stage = rp.Stage(cross_entropy={"weight": [1.0, 2.0, 0.5], "label_smoothing": 0.1}, dice={"average": "macro"})
-    assert torch.autograd.gradcheck(lambda z: rp.multi_scale_loss([z], target, [stage], mode), (logits,))
+    check_gradient(mode, cuda)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_compile(mode: str, cuda: str) -> None:
-    maps = [torch.randn(2, 5, s, s, device=cuda, requires_grad=True) for s in (4, 8, 32)]
-    target = torch.randint(5, (2, 32, 32), device=cuda)
-    criterion = rp.MultiScaleLoss([{"cross_entropy": {}, "dice": {}}] * 3, mode)
-    compiled = torch.compile(criterion, fullgraph=True, backend="aot_eager")
-    expected, got = criterion(maps, target), compiled(maps, target)
-    assert torch.equal(expected, got)
-    for a, b in zip(torch.autograd.grad(got, maps), torch.autograd.grad(expected, maps), strict=True):
-        assert torch.equal(a, b)
+    check_compiled(mode, cuda)
 
 
 @pytest.mark.parametrize("mode", MODES)
