@@ -128,7 +128,7 @@ DEFECTS = {
         "deadlock",
     ),
     "out of bounds": (
-        "gradient.cu",
+        "pixels.cuh",
         replaced(r"block\.load_from\(from,", "block.load_from(from + 4,"),
         "float32",
         "address",
@@ -142,7 +142,7 @@ DEFECTS = {
         "(global-buffer-overflow|out of bounds)",
     ),
     "misaligned": (
-        "gradient.cu",
+        "pixels.cuh",
         replaced(r"block\.load_from\(from,", "block.load_from(from + 1,"),
         "float32",
         "address",

@@ -359,7 +359,6 @@ impl<V: Vector, const C: usize> Pixels<'_, V, C> {
         // SAFETY: the caller's promise, and that of the tile.
         unsafe {
             let to = self.tile.gradient.offset(c as isize * self.tile.gradient_stride).add(i);
-            // Both are whole lines from their begin.
             if self.tile.streams { value.stream(to) } else { value.store(to) }
         }
     }

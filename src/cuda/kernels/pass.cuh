@@ -14,8 +14,7 @@ struct Axis {
   int64 step, begin, divisor;
 };
 
-// What SIZES stands for.
-enum { EQUAL = 0, AREA = 1, UPSAMPLED = 2 };
+// Whether the target is a share of each class.
 #ifdef LABEL
 #define SOFT (SIZES == 1)
 #else

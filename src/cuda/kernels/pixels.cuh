@@ -1,12 +1,13 @@
-// The way of the first pass over its pixels: visit(logits, what the pixel should be, sample, pixel, inside) for each. With any number of
-// classes a block is one warp whose lanes visit together until the last is done: `inside` says whether a lane has a pixel.
+// The way of a pass over its pixels: visit(logits, what the pixel should be, sample, pixel, inside, write) for each. With any number of
+// classes a block is one warp whose lanes visit together until the last is done: `inside` says whether a lane has a pixel. write(c, g) is for
+// a pass that STORES the gradient; upsampled logits have another way there, and no `write`.
 
 // What `Logits` weighs the classes with.
 #define CLASS_WEIGHTS [&](int c) { return weight_of(a, c); }
 #define SHARE_WEIGHTS [&](int c) { return class_mass(a, c, t(c)); }
 
 #if SIZES == 2  // columns of the target, from top to bottom
-template <typename Visit> __device__ __forceinline__ void each_pixel(const Arguments& a, const Way& way, const Visit& visit) {
+template <bool STORES, typename Visit> __device__ __forceinline__ void each_pixel(const Arguments& a, const Way& way, const Visit& visit) {
   for (int64 index = way.block; index < parts_of_a_row(a); index += a.blocks) {
     const Part part(a, way.row, index);
     const int64 x = part.strip * THREADS + threadIdx.x;
@@ -26,7 +27,7 @@ template <typename Visit> __device__ __forceinline__ void each_pixel(const Argum
   }
 }
 #elif CLASSES
-template <typename Visit> __device__ __forceinline__ void each_pixel(const Arguments& a, Way way, const Visit& visit) {
+template <bool STORES, typename Visit> __device__ __forceinline__ void each_pixel(const Arguments& a, Way way, const Visit& visit) {
   for (; way.more(); way.next(a)) {
     const Input* from = a.input + offset(a.input_strides, way.sample, way.pixel);
     Block<Input> block;
@@ -40,6 +41,8 @@ template <typename Visit> __device__ __forceinline__ void each_pixel(const Argum
 #endif
 #pragma unroll
     for (int k = 0; k < WIDTH; ++k) {
+      // The logits of pixel k are no longer needed once the exponentials are there: the gradient takes their place.
+      const auto write = [&](int c, Real g) { block.at(c, k) = from_real<Input>(g); };
 #if SOFT
 #ifdef LABEL
       const Shares t(a, way.sample, way.pixel + k);
@@ -47,7 +50,7 @@ template <typename Visit> __device__ __forceinline__ void each_pixel(const Argum
       const Shares t{target, k};
 #endif
       const auto z = [&](int c) { return t.valid ? to_real(block.at(c, k)) : (Real)0; };
-      visit(Logits(a, z, SHARE_WEIGHTS), t, way.sample, way.pixel + k, true);
+      visit(Logits(a, z, SHARE_WEIGHTS), t, way.sample, way.pixel + k, true, write);
 #else
       const int y = decode(labels[k], a);
       const bool valid = y >= 0;
@@ -55,17 +58,21 @@ template <typename Visit> __device__ __forceinline__ void each_pixel(const Argum
       const Logits logits(a, z, CLASS_WEIGHTS);  // before z_y: registers
       const Input* own = from + k * a.input_strides.pixel;
       const Real z_y = valid ? to_real(load(own + y * a.input_strides.channel)) : (Real)0;
-      visit(logits, y, z_y, way.sample, way.pixel + k, true);
+      visit(logits, y, z_y, way.sample, way.pixel + k, true, write);
 #endif
     }
+    if (STORES) block.store_to(a.gradient + offset(a.gradient_strides, way.sample, way.pixel), a.gradient_strides);
   }
 }
 #else
-template <typename Visit> __device__ __forceinline__ void each_pixel(const Arguments& a, Way way, const Visit& visit) {
+template <bool STORES, typename Visit> __device__ __forceinline__ void each_pixel(const Arguments& a, Way way, const Visit& visit) {
   for (; __any_sync(0xffffffffu, way.more()); way.next(a)) {
     const bool inside = way.more();
     const Input* from = a.input + offset(a.input_strides, way.sample, way.pixel);
     const int64 stride = a.input_strides.channel;
+    const auto write = [&](int c, Real g) {
+      a.gradient[offset(a.gradient_strides, way.sample, way.pixel) + c * a.gradient_strides.channel] = from_real<Input>(g);
+    };
 #if SOFT
 #ifdef LABEL
     Shares t(a, inside ? way.sample : 0, way.pixel);
@@ -75,12 +82,12 @@ template <typename Visit> __device__ __forceinline__ void each_pixel(const Argum
     const Shares t{(const Real*)a.target + offset(a.target_strides, way.sample, way.pixel), a.target_strides.channel, inside};
 #endif
     const auto z = [&](int c) { return t.valid ? to_real(load(from + c * stride)) : (Real)0; };
-    visit(Logits(a, z, SHARE_WEIGHTS), t, way.sample, way.pixel, inside);
+    visit(Logits(a, z, SHARE_WEIGHTS), t, way.sample, way.pixel, inside, write);
 #else
     const LABEL* label = (const LABEL*)a.target + offset(a.target_strides, way.sample, way.pixel);
     const int y = inside ? decode(load(label), a) : IGNORED;
     const auto z = [&](int c) { return y >= 0 ? to_real(load(from + c * stride)) : (Real)0; };
-    visit(Logits(a, z, CLASS_WEIGHTS), y, y >= 0 ? z(y) : (Real)0, way.sample, way.pixel, inside);
+    visit(Logits(a, z, CLASS_WEIGHTS), y, y >= 0 ? z(y) : (Real)0, way.sample, way.pixel, inside, write);
 #endif
   }
 }

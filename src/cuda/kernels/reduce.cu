@@ -83,7 +83,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Argum
   const Way way(a);
 
 #if SOFT
-  each_pixel(a, way, [&](const auto& z, const Shares& t, int64 sample, int64 pixel, bool inside) {
+  each_pixel<false>(a, way, [&](const auto& z, const Shares& t, int64 sample, int64 pixel, bool inside, const auto&...) {
     Real sum = 0;
     EACH_CLASS(c) sum += z.e(c);
     const Real loss = t.valid ? loss_at(a, z, t, sum) : (Real)0;
@@ -101,7 +101,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Argum
     }
   });
 #else
-  each_pixel(a, way, [&](const auto& z, int y, Real z_y, int64 sample, int64 pixel, bool inside) {
+  each_pixel<false>(a, way, [&](const auto& z, int y, Real z_y, int64 sample, int64 pixel, bool inside, const auto&...) {
     const bool valid = y >= 0;
     const Softmax softmax(z, a, y, z_y);
     const Real loss = valid ? loss_at(a, softmax, z, y, weights) : (Real)0;
@@ -172,7 +172,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Argum
   const Real weights = weight_sum(a);
   Real total = 0;
 #if SOFT
-  each_pixel(a, way, [&](const auto& z, const Shares& t, int64 sample, int64 pixel, bool inside) {
+  each_pixel<false>(a, way, [&](const auto& z, const Shares& t, int64 sample, int64 pixel, bool inside, const auto&...) {
     Real sum = 0;
     for (int c = 0; c < a.classes; ++c) sum += z.e(c);
     const Real loss = t.valid ? loss_at(a, z, t, sum) : (Real)0;
@@ -190,7 +190,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Argum
     }
   });
 #else
-  each_pixel(a, way, [&](const auto& z, int y, Real z_y, int64 sample, int64 pixel, bool inside) {
+  each_pixel<false>(a, way, [&](const auto& z, int y, Real z_y, int64 sample, int64 pixel, bool inside, const auto&...) {
     const bool valid = y >= 0;
     const Softmax softmax(z, a, y, z_y);
     const Real loss = valid ? loss_at(a, softmax, z, y, weights) : (Real)0;

@@ -23,7 +23,7 @@
 #else
 #include "upsampled_gradient.cu"
 #endif
-#include "finish.cu"
+#include "finish.h"
 
 // One of the pixels of the map that a pixel of the loss depends on, and how much.
 struct Source {
@@ -43,16 +43,14 @@ int main() {
   Buffer<LABEL> target((samples * large + 63) / 64 * 64);
   for (int64 i = 0; i < samples * classes * small; ++i) input.data[i] = from_real<Input>(2 * normal(random));
   for (int64 i = 0; i < samples * large; ++i) target.data[i] = (LABEL)(random() % 3 == 0 ? 100 : random() % classes);
-  const int64 columns = 3 + 3 * classes, partial_columns = 2 + 3 * classes + SOFT;
-  std::unique_ptr<double[]> partials(new double[partial_columns * blocks]), sums(new double[columns]);
-  std::unique_ptr<Real[]> coefficients(new Real[1 + 2 * classes]), loss(new Real[1]);
+  Finish finishing(1, lambda, smooth, blocks, classes);
   std::unique_ptr<Real[]> owed(new Real[blocks * 3 * classes * (THREADS + THREADS / 32)]);
 
   Arguments pass = {};
   pass.input = input.data;
   pass.target = target.data;
-  pass.partials = partials.get();
-  pass.coefficients = coefficients.get();
+  pass.partials = finishing.partials.get();
+  pass.coefficients = finishing.coefficients.get();
   pass.gradient = gradient.data;
   pass.owed = owed.get();
   pass.input_strides = pass.gradient_strides = {classes * small, small, 1};
@@ -74,25 +72,10 @@ int main() {
     pass.band = band, pass.bands = (size.height + band - 1) / band;
     pass.strip = strip, pass.strips = (size.width + strip - 1) / strip;
   };
-  FinishArguments finishing = {};
-  finishing.partials = partials.get();
-  finishing.sums = sums.get();
-  finishing.loss = loss.get();
-  finishing.coefficients = coefficients.get();
-  finishing.pixel_factor = 1;
-  finishing.region_factor = lambda;
-  finishing.prediction_factor = finishing.target_factor = 1;  // Dice
-  finishing.smooth = smooth;
-  finishing.rows = 1;
-  finishing.blocks = blocks;
-  finishing.classes = (int)classes;
-  finishing.pixel = 1;
-  finishing.region = finishing.mean = finishing.include_background = 1;
-  finishing.soft = finishing.mean_over_pixels = SOFT;
   cut(full, 4, THREADS);
   launch<Arguments, reduce>(blocks, pass);
-  launch<FinishArguments, finish>(1, finishing);
-  launch<FinishArguments, ::coefficients>(1, finishing);
+  launch<FinishArguments, finish>(1, finishing.arguments);
+  launch<FinishArguments, ::coefficients>(1, finishing.arguments);
   cut(map, 4, TALL ? 3 : 1);
   launch<Arguments, ::gradient>(blocks, pass);
 
@@ -160,7 +143,7 @@ int main() {
       for (const Source& part : parts[i]) expected[part.pixel + c * small] += part.share * g;
     }
   }
-  const double error = std::fabs(*loss.get() - truth) / truth;
+  const double error = std::fabs(finishing.loss[0] - truth) / truth;
   double largest = 0;
   for (size_t i = 0; i < expected.size(); ++i) {
     const double off = std::fabs(expected[i] - (double)to_real(gradient.data[i])) * valid;

@@ -12,7 +12,7 @@
 #include "reduce.cu"
 #include "slope.cuh"
 #include "gradient.cu"
-#include "finish.cu"
+#include "finish.h"
 
 int main() {
   const int64 samples = 2, pixels = 5 * 64, classes = C;
@@ -24,17 +24,15 @@ int main() {
   Buffer<LABEL> target(samples * pixels);
   for (int64 i = 0; i < samples * classes * pixels; ++i) input.data[i] = from_real<Input>(2 * normal(random));
   for (int64 i = 0; i < samples * pixels; ++i) target.data[i] = (LABEL)(random() % 7 == 0 ? 100 : random() % classes);
-  const int64 columns = 3 + 3 * classes, partial_columns = 2 + 3 * classes;
-  std::unique_ptr<double[]> partials(new double[partial_columns * blocks]), sums(new double[columns]);
-  std::unique_ptr<Real[]> coefficients(new Real[1 + 2 * classes]), loss(new Real[1]);
+  Finish finishing(2, lambda, smooth, blocks, classes);
   const Strides planar = {classes * pixels, pixels, 1}, last = {classes * pixels, 1, classes};
   const Strides layout = CHANNELS_LAST ? last : planar;
 
   Arguments pass = {};
   pass.input = input.data;
   pass.target = target.data;
-  pass.partials = partials.get();
-  pass.coefficients = coefficients.get();
+  pass.partials = finishing.partials.get();
+  pass.coefficients = finishing.coefficients.get();
   pass.gradient = gradient.data;
   pass.input_strides = pass.gradient_strides = layout;
   pass.target_strides = {pixels, 0, 1};
@@ -47,23 +45,9 @@ int main() {
   pass.rows = 1;
   pass.blocks = blocks;
   pass.classes = (int)classes;
-  FinishArguments finishing = {};
-  finishing.partials = partials.get();
-  finishing.sums = sums.get();
-  finishing.loss = loss.get();
-  finishing.coefficients = coefficients.get();
-  finishing.pixel_factor = 1;
-  finishing.region_factor = lambda;
-  finishing.prediction_factor = finishing.target_factor = 1;  // Dice
-  finishing.smooth = smooth;
-  finishing.rows = 1;
-  finishing.blocks = blocks;
-  finishing.classes = (int)classes;
-  finishing.pixel = 2;
-  finishing.region = finishing.mean = finishing.include_background = 1;
   launch<Arguments, reduce>(blocks, pass);
-  launch<FinishArguments, finish>(1, finishing);
-  launch<FinishArguments, ::coefficients>(1, finishing);
+  launch<FinishArguments, finish>(1, finishing.arguments);
+  launch<FinishArguments, ::coefficients>(1, finishing.arguments);
   launch<Arguments, ::gradient>(blocks, pass);
 
   // The plain formulas: with I, P, T over all classes, Dice is (2 I + s) / (P + T + s), and dL/dI = -2 / D, dL/dP = N / D^2.
@@ -86,7 +70,7 @@ int main() {
   }
   const double numerator = 2 * intersection + smooth, denominator = prediction + valid + smooth;
   const double truth = focal / valid + lambda * (1 - numerator / denominator);
-  double error = std::fabs(*loss.get() - truth) / truth, largest = 0;
+  double error = std::fabs(finishing.loss[0] - truth) / truth, largest = 0;
   for (int64 n = 0; n < samples; ++n) {
     for (int64 i = 0; i < pixels; ++i) {
       const int64 y = target.data[n * pixels + i];
