@@ -177,13 +177,13 @@ impl Batch {
 /// The loss, and the gradient written: in one pass where the loss allows it, else in two, with the softmax kept where it can be.
 fn training(problem: &Problem<'_>, gradient: View<'_>) -> f64 {
     let sums = if problem.is_one_pass() {
-        problem.reduce_with_gradient(gradient, 1.0).expect("valid labels")
+        problem.reduce_with_gradient(gradient, 1.0).expect("valid labels").sums
     } else if problem.keeps(&gradient) && gradient.strides[2] == 1 {
-        let sums = problem.reduce_keeping(gradient).expect("valid labels");
+        let sums = problem.reduce_keeping(gradient).expect("valid labels").sums;
         problem.gradient_from_kept(&sums, 1.0, gradient);
         sums
     } else {
-        let sums = problem.reduce(None).expect("valid labels");
+        let sums = problem.reduce(None).expect("valid labels").sums;
         problem.gradient(&sums, 1.0, None, gradient);
         sums
     };

@@ -10,7 +10,7 @@ import ctypes
 import hashlib
 import os
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,11 +68,10 @@ class Emulator:
 @contextmanager
 def cpu_tensors_on_cuda(emulator: Emulator) -> Iterator[None]:
     """CPU tensors take the whole CUDA path."""
-    plain = ops._described
 
-    def described(tensor: torch.Tensor) -> tuple[int, str, Sequence[int], Sequence[int], object]:
+    def given(tensor: torch.Tensor) -> torch.Tensor:
         emulator.allow(tensor)
-        return plain(tensor)
+        return tensor
 
     def alone(call: Callable[..., Any]) -> Callable[..., Any]:
         def work(*arguments: object) -> Any:
@@ -84,7 +83,7 @@ def cpu_tensors_on_cuda(emulator: Emulator) -> Iterator[None]:
     deterministic = torch.are_deterministic_algorithms_enabled()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ops, "_on_cuda", lambda tensor: True)
-        patch.setattr(ops, "_described", described)
+        patch.setattr(_cuda, "given", given)
         patch.setattr(_cuda, "_place", lambda tensor: (0, 0))
         for name in CALLS:
             patch.setattr(_cuda, name, alone(getattr(_cuda, name)))

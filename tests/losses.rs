@@ -84,7 +84,7 @@ impl Batch {
         total
     }
 
-    /// The loss and its gradient on an instruction set, by two passes or in the way of [`Problem`] that is faster.
+    /// The loss and its gradient on an instruction set, by two passes or in the way of [`Problem`] that is faster, on labels as bytes.
     fn solve(
         &mut self,
         spec: &LossSpec,
@@ -111,18 +111,32 @@ impl Batch {
         };
         let problem = Problem::new(spec, input, Target::Index(target), Some(weight), None, 2).unwrap();
         let problem = problem.with_instruction_set(set).with_streams(streams);
-        let sums = if fast && problem.is_one_pass() {
+        let mut bytes = vec![0u8; self.samples * self.pixels];
+        // SAFETY: as above.
+        let narrowed =
+            unsafe { View::new(bytes.as_mut_ptr(), DType::UInt8, &label_shape, &label_strides, false).unwrap() };
+        let problem = if fast { problem.with_narrowed(narrowed).unwrap() } else { problem };
+        let found = if fast && problem.is_one_pass() {
             problem.reduce_with_gradient(slope, 0.7).unwrap()
         } else if fast {
-            let sums = problem.reduce_keeping(slope).unwrap();
-            problem.gradient_from_kept(&sums, 0.7, slope);
-            sums
+            let found = problem.reduce_keeping(slope).unwrap();
+            problem.gradient_from_kept(&found.sums, 0.7, slope);
+            found
         } else {
-            let sums = problem.reduce(None).unwrap();
-            problem.gradient(&sums, 0.7, None, slope);
-            sums
+            let found = problem.reduce(None).unwrap();
+            problem.gradient(&found.sums, 0.7, None, slope);
+            found
         };
-        (problem.finish(&sums), gradient.to_vec())
+        let of_class = |c: usize| self.labels.iter().filter(|&&label| label == c as i64).count() as u64;
+        assert_eq!(found.counts, (0..self.classes).map(of_class).collect::<Vec<_>>());
+        assert!(
+            !fast
+                || bytes
+                    .iter()
+                    .zip(&self.labels)
+                    .all(|(&b, &label)| b == if label == IGNORED { 254 } else { label as u8 })
+        );
+        (problem.finish(&found.sums), gradient.to_vec())
     }
 }
 

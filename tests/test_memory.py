@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import gc
-import sys
 import threading
 
 import pytest
 import torch
 
 import rarepixel as rp
-from rarepixel import _memory
+from rarepixel import _core, _memory
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere torch's own memory is used")
-SHAPE = (1, 2, 1, _memory._LARGE // 8)
+pytestmark = pytest.mark.skipif(
+    not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"), reason="such a torch gives out its own memory"
+)
+SHAPE = (1, 2, 1, _memory._LARGE)  # eight times as large as it must be
+BYTES = 8 * _memory._LARGE
 
 
 @pytest.fixture(autouse=True)
 def nothing_idle() -> None:
     gc.collect()
-    _memory._idle.clear()
+    _core.free_idle_memory()
 
 
 def empty(shape: tuple[int, ...] = SHAPE, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -32,15 +34,15 @@ def test_freed_memory_is_used_again() -> None:
     address = first.data_ptr()
     view = first[0, 1]
     del first
-    assert not _memory._idle  # the view has it still
+    assert not _core.idle_memory()  # the view has it still
     other = empty()
     assert other.data_ptr() != address
     view.fill_(7.0)
     del view
-    assert len(_memory._idle) == 1
+    assert _core.idle_memory() == [BYTES]
     again = empty()
     assert again.data_ptr() == address
-    assert not _memory._idle
+    assert not _core.idle_memory()
     assert (other.shape, again.stride(), again.is_contiguous()) == (SHAPE, empty().stride(), True)
 
 
@@ -56,22 +58,52 @@ def test_only_blocks_of_about_the_size_are_taken() -> None:
 
 
 def test_little_lies_idle() -> None:
-    several = [empty() for _ in range(5)]
+    several = [empty() for _ in range(12)]
     del several
-    assert len(_memory._idle) == _memory._IDLE_BLOCKS
+    assert _core.idle_memory() == [BYTES] * 8  # cpu/blocks.rs
+    _core.free_idle_memory()
+    assert not _core.idle_memory()
+
+
+def test_the_one_that_was_freed_last_is_taken_first() -> None:
+    first, second = empty(), empty()
+    addresses = [second.data_ptr(), first.data_ptr()]
+    del first
+    del second
+    assert [empty_at.data_ptr() for empty_at in (empty(), empty())][:1] == addresses[:1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last, torch.channels_last_3d])
+def test_it_is_a_tensor_as_torch_makes_it(dtype: torch.dtype, layout: torch.memory_format) -> None:
+    spatial = (3, 300, 400) if layout == torch.channels_last_3d else (300, 400)
+    like = torch.empty((5, 7, *spatial), dtype=dtype).to(memory_format=layout)
+    got, expected = _memory.empty_like(like, layout), torch.empty_like(like)
+    assert (got.shape, got.stride(), got.dtype, got.device) == (
+        expected.shape,
+        expected.stride(),
+        dtype,
+        expected.device,
+    )
+    assert got.is_contiguous(memory_format=layout)
+    assert not got.requires_grad
+    got.fill_(1)
+    assert (got == 1).all()
+    del got
+    assert len(_core.idle_memory()) == 1
 
 
 def test_small_tensors_are_torchs_own() -> None:
     tensor = empty((1, 2, 3))
     del tensor
-    assert not _memory._idle
+    assert not _core.idle_memory()
 
 
 def test_it_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAREPIXEL_KEEP_MEMORY", "0")
     tensor = empty()
     del tensor
-    assert not _memory._idle
+    assert not _core.idle_memory()
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -176,10 +176,10 @@ def test_wide_labels_are_narrowed_to_the_same_result(loss_fn: Loss, dtype: torch
     logits = torch.randn(2, 5, 160, 130, generator=generator, requires_grad=True)
     target = torch.randint(5, (2, 130, 160), generator=generator).mT
     target = torch.where(torch.rand(target.shape, generator=generator) < 0.2, ignore_index, target)
-    assert ops._is_wide(logits, target.to(dtype))
     narrow = torch.where(target == ignore_index, 77, target).to(torch.uint8)
     expected = loss_fn(logits, narrow, ignore_index=77)
     got = loss_fn(logits, target.to(dtype), ignore_index=ignore_index)
+    assert [loss.grad_fn.calls[0].labels.narrowed for loss in (expected, got)] == [False, True]
     assert torch.equal(got, expected)
     assert torch.equal(gradient_of(got, logits), gradient_of(expected, logits))
     target[1, 3, 7] = 5
@@ -455,3 +455,35 @@ def test_an_incoming_gradient_that_has_to_be_copied() -> None:
     got = gradient_of(rp.focal_loss(logits, target, reduction="none"), logits, incoming)
     expected = gradient_of(rp.focal_loss(logits, target, reduction="none"), logits, incoming.contiguous())
     assert torch.equal(got, expected)
+
+
+OLDER_TORCH = """
+import torch
+del torch.Tensor.__dlpack_c_exchange_api__
+import rarepixel as rp
+from torch.nn.functional import cross_entropy
+generator = torch.Generator().manual_seed(0)
+logits = torch.randn(2, 3, 500, 500, generator=generator).to(memory_format=torch.channels_last).requires_grad_()
+target = torch.randint(3, (2, 500, 500), generator=generator, dtype=torch.int16)
+loss, expected = rp.cross_entropy(logits, target), cross_entropy(logits, target.long())
+torch.testing.assert_close(loss, expected)
+torch.testing.assert_close(*(torch.autograd.grad(one, logits)[0] for one in (loss, expected)))
+torch.testing.assert_close(rp.dice_loss(logits.bfloat16(), target), rp.dice_loss(logits, target), rtol=1e-2, atol=0)
+assert not rp._core.idle_memory()
+try:
+    rp.cross_entropy(logits, target.bool())
+except TypeError as error:
+    print(error)
+"""
+
+
+def test_a_torch_without_the_exchange_interface() -> None:
+    done = subprocess.run([sys.executable, "-c", OLDER_TORCH], capture_output=True, text=True, check=True)
+    assert done.stdout == "target: got bool, expected uint8, int16, int32 or int64 class indices\n", done.stderr
+
+
+@pytest.mark.parametrize("kind", ["bool", "complex64", "float8_e4m3fn"])
+def test_dtypes_that_cannot_be_read(kind: str) -> None:
+    logits, target = batch()
+    with pytest.raises(TypeError, match=f"target: got {kind}, expected uint8"):
+        rp.cross_entropy(logits, target.to(getattr(torch, kind)))

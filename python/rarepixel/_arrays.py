@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -66,14 +65,10 @@ def foldable(array: Any, leading: int) -> Any:
     return numpy._foldable(array, leading)
 
 
-def described(array: Any, leading: int) -> tuple[int, str, Sequence[int], Sequence[int], Any]:
+def described(array: Any, leading: int) -> Any:
     """The same as Rust takes it."""
     array = foldable(array, leading)
-    if is_tensor(array):
-        from . import ops
-
-        return ops._described(array)
-    return numpy._described(array)
+    return array if is_tensor(array) else numpy._described(array)
 
 
 def threads() -> int:

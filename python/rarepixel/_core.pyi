@@ -7,8 +7,10 @@ from typing import Any, TypeAlias, final
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 __all__ = [
+    "Labels",
     "LossSpec",
     "XBDFeed",
     "XBDRun",
@@ -30,10 +32,14 @@ __all__ = [
     "cuda_workspace",
     "default_threads",
     "folds",
+    "free_idle_memory",
+    "idle_memory",
     "join_torch",
+    "kept_like",
     "loss_backward",
     "loss_finish",
     "loss_forward",
+    "read_tensors_by",
     "resize_labels",
     "xbd_check",
     "xbd_count_pixels",
@@ -47,8 +53,20 @@ __all__ = [
     "xbd_write_targets",
 ]
 
-# data pointer, dtype name, shape, strides in elements, the tensor or array itself
-_Tensor = tuple[int, str, Sequence[int], Sequence[int], object]
+# torch's, or (data pointer, dtype name, shape, strides in elements, owner).
+_Tensor: TypeAlias = torch.Tensor | tuple[int, str, Sequence[int], Sequence[int], object]
+
+def read_tensors_by(tensor: type[torch.Tensor], exchange: object) -> bool: ...
+def kept_like(input: _Tensor, channels_last: bool) -> torch.Tensor | None: ...
+def idle_memory() -> list[int]: ...
+def free_idle_memory() -> None: ...
+
+@final
+class Labels:
+    """What the first pass made of the labels of a target."""
+
+    @property
+    def narrowed(self) -> bool: ...
 
 def build_info() -> dict[str, str]: ...
 def confusion_matrix(
@@ -92,9 +110,9 @@ def loss_forward(
     loss: _Tensor | None,
     gradient: _Tensor | None,
     scale: float,
-    counts: list[int] | None,
+    known: Labels | None,
     threads: int,
-) -> tuple[float, list[float]]: ...
+) -> tuple[float, list[float], Labels | None]: ...
 def loss_backward(
     spec: LossSpec,
     grad_output: _Tensor,
@@ -105,13 +123,12 @@ def loss_backward(
     sums: list[float],
     gradient: _Tensor,
     kept: bool,
+    labels: Labels | None,
     threads: int,
 ) -> None: ...
 def loss_finish(spec: LossSpec, sums: list[float], classes: int, dice_weight: list[float] | None) -> float: ...
 def folds(shape: Sequence[int], strides: Sequence[int], leading: int) -> bool: ...
-def class_counts(
-    spec: LossSpec, input: _Tensor, target: _Tensor, narrowed: _Tensor | None, threads: int
-) -> list[int]: ...
+def class_counts(spec: LossSpec, input: _Tensor, target: _Tensor, threads: int) -> list[int]: ...
 def resize_labels(
     input: _Tensor,
     target: _Tensor,

@@ -10,7 +10,7 @@ import ctypes
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -18,8 +18,6 @@ import torch
 from torch import Tensor
 
 from . import _core
-
-Describe = Callable[[Tensor], tuple[int, str, Sequence[int], Sequence[int], object]]
 
 
 def nvrtc_candidates() -> list[Path]:
@@ -48,6 +46,11 @@ def load_nvrtc() -> str | None:
             continue
         return str(library)
     return None
+
+
+def given(tensor: Tensor) -> Tensor:
+    """The tensor, which Rust is to read or write: here tests see what the device gets."""
+    return tensor
 
 
 def _place(input: Tensor) -> tuple[int, int]:
@@ -88,7 +91,6 @@ def check_weight(argument: str, values: Sequence[float]) -> None:
 
 def forward(
     spec: _core.LossSpec,
-    described: Describe,
     input: Tensor,
     target: Tensor,
     weight: Tensor | None,
@@ -99,7 +101,7 @@ def forward(
     """Fill `loss` and `sums`. Weights are contiguous and in the type of the computation."""
     load_nvrtc()
     ordinal, stream = _place(input)
-    input_, target_, loss_ = described(input), described(target), described(loss)
+    input_, target_, loss_ = given(input), given(target), given(loss)
     partials = sums.new_empty(_core.cuda_workspace(spec, ordinal, input_, target_, loss_))
     _core.cuda_loss_forward(
         spec,
@@ -107,64 +109,55 @@ def forward(
         stream,
         input_,
         target_,
-        None if weight is None else described(weight),
-        None if dice_weight is None else described(dice_weight),
+        None if weight is None else given(weight),
+        None if dice_weight is None else given(dice_weight),
         loss_,
-        described(sums),
-        described(partials),
+        given(sums),
+        given(partials),
     )
 
 
-def finish(
-    spec: _core.LossSpec, described: Describe, classes: int, sums: Tensor, dice_weight: Tensor | None, loss: Tensor
-) -> None:
+def finish(spec: _core.LossSpec, classes: int, sums: Tensor, dice_weight: Tensor | None, loss: Tensor) -> None:
     """Fill `loss` from one row of sums, which may be those of several ranks added up."""
     _core.cuda_loss_finish(
         spec,
         *_place(sums),
         classes,
-        described(sums),
-        None if dice_weight is None else described(dice_weight),
-        described(loss),
+        given(sums),
+        None if dice_weight is None else given(dice_weight),
+        given(loss),
     )
 
 
-def class_counts(described: Describe, target: Tensor, classes: int, ignore_index: int) -> Tensor:
+def class_counts(target: Tensor, classes: int, ignore_index: int) -> Tensor:
     """Pixels of each class, (C,) int64: the diagonal of the confusion matrix of the target with itself."""
     load_nvrtc()
     counts = target.new_zeros(classes**2 + 2, dtype=torch.int64)
-    _core.cuda_class_counts(*_place(target), described(target), described(counts), classes, ignore_index)
+    _core.cuda_class_counts(*_place(target), given(target), given(counts), classes, ignore_index)
     return counts[:-2].view(classes, classes).diagonal().contiguous()
 
 
-def resize(
-    described: Describe, input: Tensor, target: Tensor, counts: Tensor | None, labels: Tensor, ignore_index: int
-) -> None:
+def resize(input: Tensor, target: Tensor, counts: Tensor | None, labels: Tensor, ignore_index: int) -> None:
     """Fill `labels`, int32 of the size of `input`: by majority with `counts` of classes, else the nearest."""
     load_nvrtc()
     _core.cuda_resize(
         *_place(input),
-        described(input),
-        described(target),
-        None if counts is None else described(counts),
-        described(labels),
+        given(input),
+        given(target),
+        None if counts is None else given(counts),
+        given(labels),
         ignore_index,
     )
 
 
-def confusion_matrix(
-    described: Describe, input: Tensor, target: Tensor, counts: Tensor, num_classes: int, ignore_index: int
-) -> None:
+def confusion_matrix(input: Tensor, target: Tensor, counts: Tensor, num_classes: int, ignore_index: int) -> None:
     """Add to `counts`: (C, C), then how many labels of target and input are no class."""
     load_nvrtc()
-    _core.cuda_confusion_matrix(
-        *_place(input), described(input), described(target), described(counts), num_classes, ignore_index
-    )
+    _core.cuda_confusion_matrix(*_place(input), given(input), given(target), given(counts), num_classes, ignore_index)
 
 
 def backward(
     spec: _core.LossSpec,
-    described: Describe,
     grad_output: Tensor,
     input: Tensor,
     target: Tensor,
@@ -176,19 +169,19 @@ def backward(
     """Fill `gradient`."""
     load_nvrtc()
     ordinal, stream = _place(input)
-    input_, target_ = described(input), described(target)
+    input_, target_ = given(input), given(target)
     length = _core.cuda_coefficients(spec, ordinal, input_, target_)
     coefficients = sums.new_empty(length, dtype=grad_output.dtype)
     _core.cuda_loss_backward(
         spec,
         ordinal,
         stream,
-        described(grad_output),
+        given(grad_output),
         input_,
         target_,
-        None if weight is None else described(weight),
-        None if dice_weight is None else described(dice_weight),
-        described(sums),
-        described(coefficients),
-        described(gradient),
+        None if weight is None else given(weight),
+        None if dice_weight is None else given(dice_weight),
+        given(sums),
+        given(coefficients),
+        given(gradient),
     )

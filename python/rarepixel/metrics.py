@@ -106,7 +106,7 @@ class ConfusionMatrix:
     def _count_on_device(self, input: Any, target: Any) -> None:
         import torch
 
-        from . import _cuda, ops
+        from . import _cuda
 
         input, target = readable("input", input, keep_device=True), readable("target", target, keep_device=True)
         if input.device not in self._on_devices:
@@ -115,7 +115,7 @@ class ConfusionMatrix:
             self._on_devices[input.device] = counts
         input, target = foldable(input, 2 if is_floating(input) else 1), foldable(target, 1)
         counts = self._on_devices[input.device]
-        _cuda.confusion_matrix(ops._described, input, target, counts, self.num_classes, self.ignore_index)
+        _cuda.confusion_matrix(input, target, counts, self.num_classes, self.ignore_index)
 
     def _counts(self) -> NDArray[np.int64]:
         """All counts; those on devices are waited for."""

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, Literal, overload
 
-import torch
 from torch import Tensor, nn
 
 from . import options
-from .ops import Counts, Sync, loss
+from .ops import Sync, Term, losses
 from .options import Options
 
 __all__ = ["MultiScaleLoss", "Stage", "multi_scale_loss"]
@@ -215,25 +214,21 @@ def multi_scale_loss(
         if not isinstance(input, Tensor):
             raise TypeError(f"inputs[{index}]: got {type(input).__name__}, expected a torch.Tensor")
         stage._check_scale(index, input, target)
-    # The larger maps first: with them, making bytes of the labels that all maps read is worth it. The order, and with
-    # it that of sums over ranks, depends on sizes alone.
-    rising = len(chosen) > 1 and prod(inputs[0].shape[2:]) < prod(inputs[-1].shape[2:])
-    terms: list[Tensor] = []
-    counts: Counts = {}
-    for index in reversed(range(len(chosen))) if rising else range(len(chosen)):
-        stage = chosen[index]
-        stage_options = stage._options._replace(
-            target_mode=target_mode, align_corners=align_corners, ignore_index=ignore_index
+    terms = [
+        Term(
+            stage._options._replace(target_mode=target_mode, align_corners=align_corners, ignore_index=ignore_index),
+            *stage._weights,
+            (f"inputs[{index}]: weight", f"inputs[{index}]: dice weight"),
         )
-        names = (f"inputs[{index}]: weight", f"inputs[{index}]: dice weight")
-        term = loss(inputs[index], target, stage_options, *stage._weights, weight_names=names, sync=sync, counts=counts)
-        terms.append(term)
-    if rising:
-        terms.reverse()
-    total = torch.stack(terms).sum() if len({term.dtype for term in terms}) == 1 else sum(terms, torch.zeros(()))
-    if return_stages:
-        return total, torch.stack([term.detach() for term in terms])
-    return total
+        for index, stage in enumerate(chosen)
+    ]
+    # The larger maps first: labels that all maps read are made with them. The order, and with it that of sums over
+    # ranks, depends on sizes alone.
+    order = sorted(range(len(terms)), key=lambda index: -prod(inputs[index].shape[2:]))
+    total, parts = losses([inputs[i] for i in order], target, [terms[i] for i in order], sync, return_stages)
+    if parts is None:
+        return total
+    return total, parts[[order.index(index) for index in range(len(order))]]
 
 
 class MultiScaleLoss(nn.Module):

@@ -89,10 +89,10 @@ def _loss(
     early = slope if loss_spec.one_pass or kept else None
     weights = (pixel_weight, region_weight)
     loss_at = None if pixels is None else _described(pixels)
-    loss, sums = _core.loss_forward(loss_spec, at, truth, *weights, loss_at, early, 1.0, None, threads)
+    loss, sums, labels = _core.loss_forward(loss_spec, at, truth, *weights, loss_at, early, 1.0, None, threads)
     if not loss_spec.one_pass:
         incoming = _described(np.ones(() if pixels is None else pixels.shape, dtype=compute))
-        _core.loss_backward(loss_spec, incoming, at, truth, *weights, sums, slope, kept, threads)
+        _core.loss_backward(loss_spec, incoming, at, truth, *weights, sums, slope, kept, labels, threads)
     # Rounded to the type of the computation, as torch's is.
     return (float(compute(loss)) if pixels is None else pixels), gradient
 

@@ -1,6 +1,6 @@
 """The bridge to torch: one operator with its backward pass, registered with ``torch.library``, and a light eager path.
 
-torch allocates, Rust fills. The registered form (``torch.ops.rarepixel.loss``) is what ``torch.compile``,
+Rust reads and fills torch's tensors. The registered form (``torch.ops.rarepixel.loss``) is what ``torch.compile``,
 ``torch.export``, fake tensors and dispatch modes see; plain eager calls take an ``autograd.Function``, which costs
 less per call and can write the gradient of a pixel loss in the same pass as the loss.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -19,21 +19,13 @@ from torch.compiler import is_compiling
 from . import _core, _cuda, _memory
 from .options import Options, spec
 
-_DTYPES = {
-    torch.float32: "float32",
-    torch.float64: "float64",
-    torch.float16: "float16",
-    torch.bfloat16: "bfloat16",
-    torch.uint8: "uint8",
-    torch.int16: "int16",
-    torch.int32: "int32",
-    torch.int64: "int64",
-}
-
 _HALF = (torch.float16, torch.bfloat16)
 
 # Before any fork: see src/cpu/team.rs.
 _core.join_torch()
+# Where torch has it, reading a tensor costs no call of Python.
+if (_exchange := getattr(Tensor, "__dlpack_c_exchange_api__", None)) is not None:
+    _core.read_tensors_by(Tensor, _exchange)
 
 # Weights for each class as Rust reads them: a list of numbers on the CPU, a tensor on CUDA.
 Weight: TypeAlias = Any
@@ -42,27 +34,39 @@ Weight: TypeAlias = Any
 Sums: TypeAlias = Any
 
 
-class Counted(NamedTuple):
-    """A target on the CPU all of whose labels have been counted, and with that checked."""
+class Term(NamedTuple):
+    """A loss of one map of logits, as the user asks for it."""
 
-    target: Tensor
-    """As it was, or its labels as bytes."""
-    ignore_index: int
-    counts: list[int]
-    """Pixels of each class."""
+    options: Options
+    weight: Tensor | Sequence[float] | None = None
+    dice_weight: Tensor | Sequence[float] | None = None
+    weight_names: tuple[str, str] = ("weight", "dice_weight")
+    """What the weights are called in the user's call."""
 
 
-# By the number of classes: calls with the same target share them.
-Counts: TypeAlias = dict[int, Counted]
+class Call:
+    """The same as the two passes read it, and what the first leaves for the second."""
+
+    __slots__ = (
+        "dice_weight", "gradient", "kept", "labels", "options", "scale", "spec", "sums", "target", "value", "weight"
+    )  # fmt: skip
+
+    def __init__(self, target: Tensor, weight: Weight, dice_weight: Weight, options: Options) -> None:
+        self.target, self.weight, self.dice_weight, self.options = target, weight, dice_weight, options
+        self.spec = spec(options)
+        # The gradient of a loss of one pass, for an incoming gradient of `scale`; of another one, the memory for it,
+        # where a softmax may be `kept`.
+        self.gradient: Tensor | None = None
+        self.scale, self.kept = 1.0, False
+        # A number, or a tensor on CUDA and for each pixel.
+        self.value: float | Tensor = 0.0
+        self.sums: Sums = None
+        # On the CPU, of the target.
+        self.labels: _core.Labels | None = None
+
 
 # torch's schema language calls these types as Python does.
 _OPTIONS_SCHEMA = ", ".join(f"{type(value).__name__} {name}" for name, value in Options._field_defaults.items())
-
-
-def _described(tensor: Tensor) -> tuple[int, str, Sequence[int], Sequence[int], Tensor]:
-    """The tensor as Rust takes it, itself last to stay alive. An unknown dtype keeps its own name, for the message."""
-    dtype = _DTYPES.get(tensor.dtype) or str(tensor.dtype).removeprefix("torch.")
-    return tensor.data_ptr(), dtype, tensor.shape, tensor.stride(), tensor
 
 
 def _foldable(tensor: Tensor, leading: int) -> Tensor:
@@ -123,42 +127,45 @@ def _sums_shape(input: Tensor, options: Options) -> tuple[int, int]:
     return input.shape[0] if options.per_sample and has_region else 1, 3 + (3 * input.shape[1] if has_region else 0)
 
 
-def _forward(
-    input: Tensor,
-    target: Tensor,
-    weight: Weight,
-    dice_weight: Weight,
-    options: Options,
-    gradient: Tensor | None = None,
-    scale: float = 1.0,
-    counts: list[int] | None = None,
-) -> tuple[Tensor, Sums]:
-    """The loss and its sums; on the CPU the gradient of a one-pass loss, too, for an incoming gradient of `scale`.
+def _forward(call: Call, input: Tensor, known: _core.Labels | None = None) -> None:
+    """The value of the call and its sums; on the CPU also what its `gradient` is for.
 
-    The `gradient` of another loss keeps what `_backward` needs of the first pass.
-    `counts` are the pixels of each class where the target has been counted, and with that checked.
+    `known` is what an earlier call found of the same target.
     """
     if _on_cuda(input):
-        if _cuda.debugging() and target.ndim < input.ndim:
-            _cuda.check_labels(target, input.shape[1], options.ignore_index)
-        loss = _empty_loss(input, target, options)
-        sums = torch.empty(_sums_shape(input, options), dtype=torch.float64, device=input.device)
-        _cuda.forward(spec(options), _described, input, target, weight, dice_weight, loss, sums)
-        return loss, sums
-    pixels = _empty_loss(input, target, options) if options.reduction == "none" else None
-    value, numbers = _core.loss_forward(
-        spec(options),
-        _described(input),
-        _described(target),
-        weight,
-        dice_weight,
-        None if pixels is None else _described(pixels),
-        None if gradient is None else _described(gradient),
-        scale,
-        counts,
+        if _cuda.debugging() and call.target.ndim < input.ndim:
+            _cuda.check_labels(call.target, input.shape[1], call.options.ignore_index)
+        loss = _empty_loss(input, call.target, call.options)
+        call.sums = torch.empty(_sums_shape(input, call.options), dtype=torch.float64, device=input.device)
+        _cuda.forward(call.spec, input, call.target, call.weight, call.dice_weight, loss, call.sums)
+        call.value = loss
+        return
+    pixels = _empty_loss(input, call.target, call.options) if call.options.reduction == "none" else None
+    value, call.sums, call.labels = _core.loss_forward(
+        call.spec,
+        input,
+        call.target,
+        call.weight,
+        call.dice_weight,
+        pixels,
+        call.gradient,
+        call.scale,
+        known,
         torch.get_num_threads(),
     )
-    return torch.scalar_tensor(value, dtype=_compute_dtype(input)) if pixels is None else pixels, numbers
+    call.value = value if pixels is None else pixels
+
+
+def _total(calls: Sequence[Call], inputs: Sequence[Tensor]) -> Tensor:
+    """The sum of their values."""
+    if isinstance(calls[0].value, Tensor):
+        return _added([cast(Tensor, call.value) for call in calls])
+    total, dtype = 0.0, torch.float32
+    for call, input in zip(calls, inputs, strict=True):
+        total += cast(float, call.value)
+        if input.dtype == torch.float64:
+            dtype = torch.float64
+    return torch.scalar_tensor(total, dtype=dtype)
 
 
 def _as_numbers(sums: Sums) -> list[float]:
@@ -173,36 +180,28 @@ def _as_tensor(sums: Sums, input: Tensor, options: Options) -> Tensor:
     return torch.tensor(sums, dtype=torch.float64).view(_sums_shape(input, options))
 
 
-def _backward(
-    grad_output: Tensor,
-    input: Tensor,
-    target: Tensor,
-    weight: Weight,
-    dice_weight: Weight,
-    sums: Sums,
-    options: Options,
-    gradient: Tensor | None = None,
-    kept: bool = False,
-) -> Tensor:
-    """The gradient, in the memory of `gradient` if given; `kept` says that `_forward` left a softmax there."""
+def _backward(call: Call, input: Tensor, grad_output: Tensor, gradient: Tensor | None = None) -> Tensor:
+    """The gradient, in the memory of `gradient` if given, where the call may have kept a softmax."""
+    kept = call.kept and gradient is not None
     if gradient is None:
         gradient = _memory.empty_like(input, _memory_format(input))
     if grad_output.ndim:
         grad_output = _foldable(grad_output, 1)
+    weights = (call.weight, call.dice_weight)
     if _on_cuda(input):
         grad_output = grad_output.to(_compute_dtype(input))
-        _cuda.backward(spec(options), _described, grad_output, input, target, weight, dice_weight, sums, gradient)
+        _cuda.backward(call.spec, grad_output, input, call.target, *weights, call.sums, gradient)
         return gradient
     _core.loss_backward(
-        spec(options),
-        _described(grad_output),
-        _described(input),
-        _described(target),
-        weight,
-        dice_weight,
-        _as_numbers(sums),
-        _described(gradient),
+        call.spec,
+        grad_output,
+        input,
+        call.target,
+        *weights,
+        _as_numbers(call.sums),
+        gradient,
         kept,
+        call.labels,
         torch.get_num_threads(),
     )
     return gradient
@@ -222,36 +221,26 @@ class _Synchronised(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        input: Tensor,
-        target: Tensor,
-        weight: Weight,
-        dice_weight: Weight,
-        options: Options,
-        group: torch.distributed.ProcessGroup | None,
+        ctx: Any, input: Tensor, target: Tensor, call: Call, group: torch.distributed.ProcessGroup | None
     ) -> Tensor:
-        loss, partial_sums = _forward(input, target, weight, dice_weight, options)
-        sums = _as_tensor(partial_sums, input, options)
-        torch.distributed.all_reduce(sums, group=group)
-        classes = input.shape[1]
+        _forward(call, input)
+        call.sums = _as_tensor(call.sums, input, call.options)
+        torch.distributed.all_reduce(call.sums, group=group)
         if _on_cuda(input):
-            _cuda.finish(spec(options), _described, classes, sums, dice_weight, loss)
+            _cuda.finish(call.spec, input.shape[1], call.sums, call.dice_weight, cast(Tensor, call.value))
         else:
-            loss.fill_(_core.loss_finish(spec(options), _as_numbers(sums), classes, dice_weight))
+            call.value = _core.loss_finish(call.spec, _as_numbers(call.sums), input.shape[1], call.dice_weight)
         ctx.save_for_backward(input, target)
-        ctx.sums, ctx.ranks = sums, torch.distributed.get_world_size(group)
-        ctx.arguments = (weight, dice_weight, options)
-        return loss
+        ctx.call, ctx.ranks = call, torch.distributed.get_world_size(group)
+        return _total([call], [input])
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        input, target = ctx.saved_tensors
-        weight, dice_weight, options = ctx.arguments
-        scaled = grad_output * ctx.ranks
-        gradient = _backward(scaled, input, target, weight, dice_weight, ctx.sums, options)
+        input, _ = ctx.saved_tensors
+        gradient = _backward(ctx.call, input, grad_output * ctx.ranks)
         if torch.is_grad_enabled():  # create_graph=True
             gradient = _DifferentiatedOnce.apply(gradient, input)
-        return gradient, None, None, None, None, None
+        return gradient, None, None, None
 
 
 # What each half-precision loss was multiplied with last time, by a GradScaler or by a factor before it.
@@ -264,60 +253,66 @@ def _keeps(input: Tensor, target: Tensor, options: Options) -> bool:
     return floats and spec(options).keeps and _memory_format(input) == torch.contiguous_format
 
 
-class _Loss(torch.autograd.Function):
-    """The eager path.
-
-    The forward pass allocates the gradient. A loss of one pass writes it; one of two keeps a softmax there.
+def _prepare_gradient(call: Call, input: Tensor) -> None:
+    """Memory for what the first pass can bring of the gradient.
 
     A half-precision gradient must be multiplied by the incoming gradient before it is rounded. That is known in the
     backward pass only, but it rarely changes: the forward pass takes the last one, and a wrong guess costs a second
     pass, with the same result.
     """
+    # On CUDA the incoming gradient is not known here without waiting for it.
+    if _on_cuda(input):
+        return
+    call.kept = not call.spec.one_pass and _keeps(input, call.target, call.options)
+    if call.kept or call.spec.one_pass:
+        call.gradient = _memory.empty_like(input, _memory_format(input))
+        if input.dtype in _HALF:
+            call.scale = _last_scale.get((call.options, input.shape), 1.0)
+
+
+def _gradient(call: Call, ctx: Any, index: int, grad_output: Tensor) -> Tensor:
+    """The gradient of a call whose first pass is done, with its logits in ``ctx.saved_tensors[index]``."""
+    # It is handed over, not kept: a second backward pass (retain_graph) computes it again.
+    gradient, call.gradient = call.gradient, None
+    if gradient is not None and not call.kept:
+        scale = grad_output.item()
+        if scale == call.scale:
+            return gradient
+        if gradient.dtype not in _HALF:
+            return gradient.mul_(scale)
+        if len(_last_scale) >= 256:  # images of ever new sizes
+            _last_scale.clear()
+        _last_scale[call.options, gradient.shape] = scale
+    return _backward(call, ctx.saved_tensors[index], grad_output, gradient)
+
+
+class _Loss(torch.autograd.Function):
+    """The eager path: the sum of the calls, each on its own map of logits and all with the same target.
+
+    The forward pass allocates the gradients. A loss of one pass writes it; one of two keeps a softmax there.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        input: Tensor,
-        target: Tensor,
-        weight: Weight,
-        dice_weight: Weight,
-        options: Options,
-        counts: list[int] | None,
-    ) -> Tensor:
-        gradient, kept, scale = None, False, 1.0
-        # On CUDA the incoming gradient is not known here without waiting for it.
-        if not _on_cuda(input):
-            kept = _keeps(input, target, options)
-            if kept or spec(options).one_pass:
-                gradient = _memory.empty_like(input, _memory_format(input))
-                if input.dtype in _HALF:
-                    scale = _last_scale.get((options, input.shape), 1.0)
-        loss, sums = _forward(input, target, weight, dice_weight, options, gradient, scale, counts)
-        ctx.save_for_backward(input, target)
-        ctx.gradient, ctx.kept, ctx.scale = gradient, kept, scale
-        ctx.arguments = (weight, dice_weight, sums, options)
-        return loss
+    def forward(ctx: Any, calls: Sequence[Call], *inputs: Tensor) -> Tensor:
+        known = None
+        for call, input, wanted in zip(calls, inputs, ctx.needs_input_grad[1:], strict=True):
+            if wanted:
+                _prepare_gradient(call, input)
+            _forward(call, input, known)
+            known = known or call.labels
+        ctx.save_for_backward(*inputs, *[call.target for call in calls])
+        ctx.calls = calls
+        return _total(calls, inputs)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        # The gradient is handed over, not kept: a second backward pass (retain_graph) computes it again.
-        gradient: Tensor | None = ctx.gradient
-        ctx.gradient = None
-        kept = ctx.kept and gradient is not None
-        scale = ctx.scale if gradient is None or kept else grad_output.item()
-        if gradient is None or kept or (scale != ctx.scale and gradient.dtype in _HALF):
-            input, target = ctx.saved_tensors
-            weight, dice_weight, sums, options = ctx.arguments
-            if scale != ctx.scale:
-                if len(_last_scale) >= 256:  # images of ever new sizes
-                    _last_scale.clear()
-                _last_scale[options, input.shape] = scale
-            gradient = _backward(grad_output, input, target, weight, dice_weight, sums, options, gradient, kept)
-        elif scale != ctx.scale:
-            gradient.mul_(scale)
-        if torch.is_grad_enabled():  # create_graph=True
-            gradient = _DifferentiatedOnce.apply(gradient, ctx.saved_tensors[0])
-        return gradient, None, None, None, None, None
+        gradients: list[Tensor | None] = [None]
+        for index, (call, wanted) in enumerate(zip(ctx.calls, ctx.needs_input_grad[1:], strict=True)):
+            gradient = _gradient(call, ctx, index, grad_output) if wanted else None
+            if gradient is not None and torch.is_grad_enabled():  # create_graph=True
+                gradient = _DifferentiatedOnce.apply(gradient, ctx.saved_tensors[index])
+            gradients.append(gradient)
+        return tuple(gradients)
 
 
 _ONCE = "rarepixel's losses can be differentiated once; for second derivatives use rarepixel.reference"
@@ -351,11 +346,9 @@ _library.define(
 def _loss_kernel(
     input: Tensor, target: Tensor, weight: Tensor | None, dice_weight: Tensor | None, *options: Any
 ) -> tuple[Tensor, Tensor]:
-    input, target = _prepared(input, target)
-    target, chosen = _resized(input, target, Options(*options))
-    weights = (_constants(weight, input), _constants(dice_weight, input))
-    loss, sums = _forward(input, target, *weights, chosen)
-    return loss, _as_tensor(sums, input, chosen)
+    input, call = _called(input, target, weight, dice_weight, Options(*options))
+    _forward(call, input)
+    return _total([call], [input]), _as_tensor(call.sums, input, call.options)
 
 
 @torch.library.impl(_library, "loss_backward", "CPU")
@@ -370,11 +363,19 @@ def _loss_backward_kernel(
     *options: Any,
 ) -> Tensor:
     memory_format = _memory_format(input)
+    input, call = _called(input, target, weight, dice_weight, Options(*options))
+    call.sums = sums
+    return _backward(call, input, grad_output).contiguous(memory_format=memory_format)
+
+
+def _called(
+    input: Tensor, target: Tensor, weight: Tensor | None, dice_weight: Tensor | None, options: Options
+) -> tuple[Tensor, Call]:
+    """The operands as the two passes read them."""
     input, target = _prepared(input, target)
-    target, chosen = _resized(input, target, Options(*options))
-    weights = (_constants(weight, input), _constants(dice_weight, input))
-    gradient = _backward(grad_output, input, target, *weights, sums, chosen)
-    return gradient.contiguous(memory_format=memory_format)
+    if _on_cuda(input):
+        target, options = _resized(input, target, options)
+    return input, Call(target, _constants(weight, input), _constants(dice_weight, input), options)
 
 
 @torch.library.register_fake("rarepixel::loss", lib=_library)
@@ -424,19 +425,23 @@ torch.library.register_autograd("rarepixel::loss_backward", _no_second_derivativ
 # --- the call ---
 
 
-def _is_plain(input: Tensor) -> bool:
-    """Whether the eager path may take the tensor's memory: no tracing, mode or subclass, and there is memory."""
-    return (
-        not is_compiling()
-        and type(input) in (Tensor, torch.nn.Parameter)
-        and not torch._C._len_torch_dispatch_stack()
-        and not input.is_meta
-    )
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def _in_transform() -> bool:
     """Whether a torch.func transform is on: it sees through plain torch only."""
     return not is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def _is_eager(input: Tensor) -> bool:
+    """Whether kernels may take the tensor's memory: no tracing, transform, mode or subclass, on a device of ours."""
+    return (
+        not is_compiling()
+        and type(input) in _PLAIN
+        and (input.is_cpu or _on_cuda(input))
+        and not torch._C._len_torch_dispatch_stack()
+        and not _in_transform()
+    )
 
 
 def _as_weight(argument: str, weight: Tensor | Sequence[float], input: Tensor) -> Tensor:
@@ -445,7 +450,7 @@ def _as_weight(argument: str, weight: Tensor | Sequence[float], input: Tensor) -
             values = torch.as_tensor(weight, dtype=torch.float64)
         except (TypeError, ValueError) as error:
             raise TypeError(f"{argument}: got {weight!r}, expected one number for each class") from error
-        if _on_cuda(input) and values.ndim == 1 and _is_plain(input):
+        if _on_cuda(input) and values.ndim == 1 and _is_eager(input):
             numbers = tuple(values.tolist())
             _cuda.check_weight(argument, numbers)
             weight = _cuda.weight_tensor(numbers, _compute_dtype(input), input.device)
@@ -466,6 +471,30 @@ def _as_weight(argument: str, weight: Tensor | Sequence[float], input: Tensor) -
     return weight
 
 
+def _numbers(argument: str, weight: Tensor | Sequence[float] | None, input: Tensor) -> Weight:
+    """Weights as Rust reads them, checked."""
+    if weight is None:
+        return None
+    if type(weight) in (list, tuple) and not _on_cuda(input):
+        try:
+            return [float(number) for number in weight]
+        except (TypeError, ValueError):  # something that torch says more of
+            pass
+    return _constants(_as_weight(argument, weight, input), input)
+
+
+def _check(input: object, target: object) -> None:
+    if not isinstance(input, Tensor) or not isinstance(target, Tensor):
+        argument, value = ("target", target) if isinstance(input, Tensor) else ("input", input)
+        raise TypeError(f"{argument}: got {type(value).__name__}, expected a torch.Tensor")
+    if target.device != input.device:
+        raise ValueError(f"target: got a tensor on {target.device}, expected {input.device}, where input is")
+    if target.requires_grad:
+        raise ValueError(
+            "target: got a tensor that requires grad, expected constants: the losses give no gradient for it"
+        )
+
+
 def loss(
     input: Tensor,
     target: Tensor,
@@ -474,48 +503,70 @@ def loss(
     dice_weight: Tensor | Sequence[float] | None = None,
     weight_names: tuple[str, str] = ("weight", "dice_weight"),
     sync: Sync = False,
-    counts: Counts | None = None,
 ) -> Tensor:
-    """The loss that `options` describe, through autograd; `weight_names` are the weights' names in the user's call.
+    """The loss that `options` describe, through autograd; `weight_names` are the weights' names in the user's call."""
+    return losses([input], target, [Term(options, weight, dice_weight, weight_names)], sync)[0]
 
-    `counts` are filled, and used by later calls with the same target.
-    """
-    for argument, value in (("input", input), ("target", target)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{argument}: got {type(value).__name__}, expected a torch.Tensor")
-    device = input.device
-    if target.device != device:
-        raise ValueError(f"target: got a tensor on {target.device}, expected {device}, where input is")
-    if target.requires_grad:
-        raise ValueError(
-            "target: got a tensor that requires grad, expected constants: the losses give no gradient for it"
-        )
+
+def losses(
+    inputs: Sequence[Tensor], target: Tensor, terms: Sequence[Term], sync: Sync = False, parts: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """The sum of the terms, each of its own map of logits, under one target; with `parts` also they, (terms,)."""
+    for input in inputs:
+        _check(input, target)
+    if sync is not False or not all(map(_is_eager, inputs)):
+        each = [_elsewhere(input, target, *term, sync) for input, term in zip(inputs, terms, strict=True)]
+        return _added(each), torch.stack([one.detach() for one in each]) if parts else None
+    maps, calls = [], []
+    for input, (options, weight, dice_weight, names) in zip(inputs, terms, strict=True):
+        input, labels = _prepared(input, target)
+        weights = (_numbers(names[0], weight, input), _numbers(names[1], dice_weight, input))
+        if _on_cuda(input):
+            labels, options = _resized(input, labels, options)
+        maps.append(input)
+        calls.append(Call(labels, *weights, options))
+    if torch.is_grad_enabled() and any(input.requires_grad for input in maps):
+        total = _Loss.apply(calls, *maps)
+    else:
+        for call, input in zip(calls, maps, strict=True):
+            _forward(call, input, calls[0].labels)
+        total = _total(calls, maps)
+    if not parts:
+        return total, None
+    return total, torch.stack([torch.as_tensor(call.value, dtype=total.dtype) for call in calls])
+
+
+def _added(losses: Sequence[Tensor]) -> Tensor:
+    """Their sum, in the larger of their types."""
+    if len(losses) == 1:
+        return losses[0]
+    same = len({loss.dtype for loss in losses}) == 1
+    return torch.stack(list(losses)).sum() if same else sum(losses, torch.zeros(()))
+
+
+def _elsewhere(
+    input: Tensor,
+    target: Tensor,
+    options: Options,
+    weight: Tensor | Sequence[float] | None,
+    dice_weight: Tensor | Sequence[float] | None,
+    weight_names: tuple[str, str],
+    sync: Sync,
+) -> Tensor:
+    """One loss where it is not a matter of this process and its kernels alone."""
     if weight is not None:
         weight = _as_weight(weight_names[0], weight, input)
     if dice_weight is not None:
         dice_weight = _as_weight(weight_names[1], dice_weight, input)
     if sync is not False:
         return _synchronised(input, target, options, weight, dice_weight, sync)
-    if device.type not in ("cpu", "cuda", "meta"):
-        _warn_once(device.type)
+    if input.device.type not in ("cpu", "cuda", "meta"):
+        _warn_once(input.device.type)
         return _plain(input, target, weight, dice_weight, options)
     if _in_transform():
         return _plain(input, target, weight, dice_weight, options)
-    if not _is_plain(input):
-        result: Tensor = torch.ops.rarepixel.loss(input, target, weight, dice_weight, *options)[0]
-        return result
-    input, target = _prepared(input, target)
-    weights = (_constants(weight, input), _constants(dice_weight, input))
-    training, known = torch.is_grad_enabled() and input.requires_grad, None
-    if not _on_cuda(input) and target.ndim < input.ndim:
-        target, options, known = _counted_once(input, target, options, training, counts)
-    labels, options = _resized(input, target, options, known)
-    if labels is not target:
-        target, known = labels, None
-    if training:
-        result = _Loss.apply(input, target, *weights, options, known)
-        return result
-    return _forward(input, target, *weights, options, counts=known)[0]
+    result: Tensor = torch.ops.rarepixel.loss(input, target, weight, dice_weight, *options)[0]
+    return result
 
 
 def _synchronised(
@@ -531,64 +582,26 @@ def _synchronised(
     if options.reduction == "none" or options.per_sample:
         name, value = ("reduction", '"none"') if options.reduction == "none" else ("per_sample", "True")
         raise ValueError(f"{name}: got {value} with sync, expected a loss whose sums can be added up over ranks")
-    if not _is_plain(input) or input.device.type not in ("cpu", "cuda"):
+    if not _is_eager(input):
         raise ValueError("sync: works on plain CPU and CUDA tensors in eager mode; torch.compile cannot trace it")
     group = None if sync is True else sync
     add_up = partial(torch.distributed.all_reduce, group=group)
     input, target = _prepared(input, target)
     target, options = _resized(input, target, options, add_up=add_up)
-    result: Tensor = _Synchronised.apply(
-        input, target, _constants(weight, input), _constants(dice_weight, input), options, group
-    )
+    call = Call(target, _constants(weight, input), _constants(dice_weight, input), options)
+    result: Tensor = _Synchronised.apply(input, target, call, group)
     return result
-
-
-def _is_wide(input: Tensor, target: Tensor) -> bool:
-    """Whether labels as bytes, a twentieth of the logits' memory at most, are worth making: each pass reads them."""
-    # 16 is cpu/labels.rs: MAX_COMPARED
-    small = 20 * target.numel() <= input.element_size() * input.numel()
-    return small and target.element_size() > 1 and input.shape[1] <= 16 and target.numel() >= 1 << 15
-
-
-def _counted_once(
-    input: Tensor, target: Tensor, options: Options, training: bool, counts: Counts | None
-) -> tuple[Tensor, Options, list[int] | None]:
-    """The target, as bytes where that is worth it, with its options and, if known, the pixels of each class."""
-    narrows = training and _is_wide(input, target)
-    if counts is None and not narrows:
-        return target, options, None
-    counts, classes = {} if counts is None else counts, input.shape[1]
-    if classes not in counts or (narrows and counts[classes].target is target):
-        counts[classes] = _counted(input, target, options, narrows)
-    target, ignore_index, known = counts[classes]
-    return target, options._replace(ignore_index=ignore_index), known
-
-
-def _counted(input: Tensor, target: Tensor, options: Options, narrows: bool) -> Counted:
-    narrowed = torch.empty(target.shape, dtype=torch.uint8) if narrows else None
-    counts = _core.class_counts(
-        spec(options),
-        _described(input),
-        _described(target),
-        None if narrowed is None else _described(narrowed),
-        torch.get_num_threads(),
-    )
-    if narrowed is None:
-        return Counted(target, options.ignore_index, counts)
-    return Counted(narrowed, 254, counts)  # cpu/labels.rs: IGNORED
 
 
 def _resized(
     input: Tensor,
     target: Tensor,
     options: Options,
-    known: list[int] | None = None,
     add_up: Callable[[Tensor], object] | None = None,
 ) -> tuple[Tensor, Options]:
     """For "nearest" and "majority" labels of the size of the logits, and the options that go with them.
 
-    `known` are the pixels of each class on the CPU, if they were counted. `add_up` adds up over ranks those that decide
-    ties of "majority".
+    `add_up` adds up over ranks the pixels of each class, which decide ties of "majority".
     """
     if options.target_mode not in ("nearest", "majority"):
         return target, options
@@ -601,20 +614,16 @@ def _resized(
         classes = input.shape[1]
         if _cuda.debugging():
             _cuda.check_labels(target, classes, ignore_index)
-        counts = _cuda.class_counts(_described, target, classes, ignore_index) if majority else None
+        counts = _cuda.class_counts(target, classes, ignore_index) if majority else None
         if counts is not None and add_up is not None:
             add_up(counts)
-        _cuda.resize(_described, input, target, counts, labels, ignore_index)
+        _cuda.resize(input, target, counts, labels, ignore_index)
     else:
-        numbers = _counted(input, target, options, narrows=False).counts if known is None else known
+        threads = torch.get_num_threads()
+        counts = torch.tensor(_core.class_counts(spec(options), input, target, threads))
         if majority and add_up is not None:
-            counts = torch.tensor(numbers)
             add_up(counts)
-            numbers = counts.tolist()
-        totals = numbers if majority else None
-        _core.resize_labels(
-            _described(input), _described(target), totals, _described(labels), ignore_index, torch.get_num_threads()
-        )
+        _core.resize_labels(input, target, counts.tolist() if majority else None, labels, ignore_index, threads)
     return labels, exact._replace(ignore_index=-1)  # loss/resize.rs: IGNORED
 
 

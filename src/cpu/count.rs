@@ -6,24 +6,22 @@ use super::simd::{Element, InstructionSet, Vector, Work};
 use crate::tensor::{DType, View, expect_shape};
 use crate::{Error, Result};
 
-/// Labels of one job.
+/// Labels of one job at most.
 const JOB: usize = 1 << 15;
+/// And at least.
+const LEAST_JOB: usize = 1 << 12;
+/// Jobs of a row at least, or some threads would wait long for others.
+const JOBS: usize = 16;
 
-/// How many pixels of each class the target has; or the error for the first label that is no class and not ignored. `narrowed`, (N, pixels)
-/// bytes, is filled with the labels, and [`labels::IGNORED`] for ignored pixels.
-pub fn count_labels(
-    target: View<'_>,
-    classes: usize,
-    ignore_index: i64,
-    narrowed: Option<View<'_>>,
-    threads: usize,
-) -> Result<Vec<u64>> {
+/// How many pixels of each class the target has; or the error for the first label that is no class and not ignored.
+pub fn count_labels(target: View<'_>, classes: usize, ignore_index: i64, threads: usize) -> Result<Vec<u64>> {
     let threads = if target.samples * target.pixels < JOB { 1 } else { threads };
-    count_rows(target, 1, classes, ignore_index, narrowed, threads, InstructionSet::best())
+    count_rows(target, 1, classes, ignore_index, None, threads, InstructionSet::best())
 }
 
 /// How many pixels of each class each of `rows` equal parts of the target has, (rows, classes); or the error for the first label that
-/// is no class and not ignored. `narrowed` is as for [`count_labels`].
+/// is no class and not ignored. `narrowed`, (N, pixels)
+/// bytes, is filled with the labels, and [`labels::IGNORED`] for ignored pixels.
 pub fn count_rows(
     target: View<'_>,
     rows: usize,
@@ -34,24 +32,18 @@ pub fn count_rows(
     instruction_set: InstructionSet,
 ) -> Result<Vec<u64>> {
     if let Some(view) = narrowed {
-        let shape = [view.samples, view.pixels];
-        expect_shape("narrowed", &shape, &[target.samples, target.pixels], "that of target")?;
-        if view.dtype() != DType::UInt8 || view.strides[2] != 1 || view.strides[0] != view.pixels as isize {
-            return Err(Error::type_("narrowed", view.dtype().name(), "contiguous uint8"));
-        }
-        if classes > MAX_COMPARED {
-            return Err(Error::value("narrowed", format!("{classes} classes"), format!("at most {MAX_COMPARED}")));
-        }
+        check_narrowed(&target, &view, classes)?;
     }
     let row_pixels = target.samples * target.pixels / rows.max(1);
-    let jobs = row_pixels.div_ceil(JOB);
+    let job_pixels = (row_pixels / JOBS).next_multiple_of(LEAST_JOB).clamp(LEAST_JOB, JOB);
+    let jobs = row_pixels.div_ceil(job_pixels);
     let results = pool::run(
         threads,
         rows * jobs,
         || (),
         |(), job| {
-            let (row, from) = (job / jobs, job % jobs * JOB);
-            let (from, to) = (row * row_pixels + from, row * row_pixels + row_pixels.min(from + JOB));
+            let (row, from) = (job / jobs, job % jobs * job_pixels);
+            let (from, to) = (row * row_pixels + from, row * row_pixels + row_pixels.min(from + job_pixels));
             let mut counts = vec![0u64; classes];
             let count = Count { target, ignore_index, from, to, counts: &mut counts, narrowed };
             let bad = f32::dispatch(instruction_set, count);
@@ -60,34 +52,55 @@ pub fn count_rows(
     );
     let mut counts = vec![0u64; rows * classes];
     for (row, partial, bad) in results {
-        if let Some((pixel, label)) = bad {
-            let position = vec![pixel / target.pixels, pixel % target.pixels];
-            return Err(Error::Label { label, position, classes, ignore_index });
+        if let Some(bad) = bad {
+            return Err(wrong_label(bad, &target, classes, ignore_index));
         }
         counts[row * classes..].iter_mut().zip(partial).for_each(|(sum, n)| *sum += n);
     }
     Ok(counts)
 }
 
+/// Labels of that target can become bytes, and there is a byte for each.
+pub fn check_narrowed(target: &View<'_>, narrowed: &View<'_>, classes: usize) -> Result<()> {
+    let shape = [narrowed.samples, narrowed.pixels];
+    expect_shape("narrowed", &shape, &[target.samples, target.pixels], "that of target")?;
+    if narrowed.dtype() != DType::UInt8 || narrowed.strides[2] != 1 || narrowed.strides[0] != narrowed.pixels as isize {
+        return Err(Error::type_("narrowed", narrowed.dtype().name(), "contiguous uint8"));
+    }
+    if classes > MAX_COMPARED {
+        return Err(Error::value("narrowed", format!("{classes} classes"), format!("at most {MAX_COMPARED}")));
+    }
+    Ok(())
+}
+
+/// A label that is no class, and the pixel, counted through all samples, that has it.
+pub type WrongLabel = (usize, i64);
+
+/// The error for it.
+pub fn wrong_label((pixel, label): WrongLabel, target: &View<'_>, classes: usize, ignore_index: i64) -> Error {
+    let position = vec![pixel / target.pixels, pixel % target.pixels];
+    Error::Label { label, position, classes, ignore_index }
+}
+
 /// Count the labels of `from..to`, as [`labels::count`] does.
-struct Count<'a, 'b> {
+pub struct Count<'a, 'b> {
     /// The labels, (N, pixels).
-    target: View<'a>,
+    pub target: View<'a>,
     /// The label of ignored pixels.
-    ignore_index: i64,
+    pub ignore_index: i64,
     /// The first pixel.
-    from: usize,
+    pub from: usize,
     /// The one behind the last.
-    to: usize,
+    pub to: usize,
     /// One count a class.
-    counts: &'b mut [u64],
+    pub counts: &'b mut [u64],
     /// Where the labels go as bytes: contiguous, of the target's shape.
-    narrowed: Option<View<'a>>,
+    pub narrowed: Option<View<'a>>,
 }
 
 impl Work<f32> for Count<'_, '_> {
-    /// (pixel, label) of the first label that is no class.
-    type Output = Option<(usize, i64)>;
+    /// The first one.
+    type Output = Option<WrongLabel>;
 
     #[inline(always)]
     fn run<V: Vector<Element = f32>>(self) -> Self::Output {

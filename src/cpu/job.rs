@@ -3,6 +3,7 @@
 
 use super::ahead::Ahead;
 use super::aligned::{Aligned, LINE};
+use super::count::{Count, WrongLabel};
 use super::kernel::{self, LaneSums, Mode, Params, Tile};
 use super::labels;
 use super::pages;
@@ -27,6 +28,8 @@ pub struct Job<'a, T> {
     pub target: Target<'a>,
     /// The label of ignored pixels.
     pub ignore_index: i64,
+    /// Whether to check and count the labels of a tile before they are used.
+    pub counts: bool,
     /// Where the gradient goes.
     pub gradient: Option<View<'a>>,
     /// Where the loss of each pixel goes.
@@ -80,24 +83,36 @@ impl<T: Element> Scratch<T> {
     /// For tiles of `classes` classes.
     pub fn new(classes: usize) -> Self {
         let tile = (TILE_ELEMENTS / classes.max(1)).clamp(MAX_LANES, MAX_TILE) / MAX_LANES * MAX_LANES;
-        let pixels = || Aligned::new(tile);
-        // The big ones are made when a tile first needs them: planar float32 never does.
+        // The others are made when a tile first needs them: planar float32 never does.
         Self {
             tile,
             logits: Aligned::new(0),
             soft: Aligned::new(0),
             gradient: Aligned::new(0),
-            labels: pixels(),
-            loss: pixels(),
-            incoming: pixels(),
+            labels: Aligned::new(tile),
+            loss: Aligned::new(0),
+            incoming: Aligned::new(0),
             banks: kernel::Banks::new(classes),
         }
     }
 }
 
-/// Do the job on kernels of the instruction set.
-pub fn run<T: Element, M: Mode>(set: InstructionSet, job: Job<'_, T>, scratch: &mut Scratch<T>) -> LaneSums {
+/// What a job found.
+pub struct Found {
+    /// Over its pixels.
+    pub sums: LaneSums,
+    /// Its pixels of each class, if it counted them.
+    pub counts: Vec<u64>,
+}
+
+/// Do the job on kernels of the instruction set, up to the first label that is no class.
+pub fn run<T: Element, M: Mode>(
+    set: InstructionSet,
+    job: Job<'_, T>,
+    scratch: &mut Scratch<T>,
+) -> Result<Found, WrongLabel> {
     let classes = job.params.classes;
+    let mut counts = vec![0; if job.counts { classes } else { 0 }];
     let soft = matches!(job.target, Target::Soft(..));
     let parts = if !(M::REDUCE && M::REGION) { 0 } else { 2 + usize::from(soft) };
     let mut sums = LaneSums::new(classes, parts);
@@ -129,6 +144,13 @@ pub fn run<T: Element, M: Mode>(set: InstructionSet, job: Job<'_, T>, scratch: &
         };
         let padded = len.next_multiple_of(MAX_LANES);
         let piece = Pieces { pixels, position, len };
+        if let (true, Target::Index(target)) = (job.counts, job.target) {
+            let (ignore_index, counts) = (job.ignore_index, &mut counts[..]);
+            let count = Count { target, ignore_index, from: position, to: position + len, counts, narrowed: None };
+            if let Some(wrong) = f32::dispatch(set, count) {
+                return Err(wrong);
+            }
+        }
         // SAFETY: all views were checked to have the shape of `input`, the pixels lie in them, and the buffers hold a tile.
         unsafe {
             match job.target {
@@ -163,6 +185,7 @@ pub fn run<T: Element, M: Mode>(set: InstructionSet, job: Job<'_, T>, scratch: &
                 Target::Index(_) => (std::ptr::null(), 0),
             };
             if let Some(view) = &job.incoming {
+                scratch.incoming.grow(tile_size);
                 piece.each(|sample, pixel, offset, len| {
                     let tile = scratch.incoming.as_mut_ptr().add(offset);
                     gather(set, transfer::Run { view: *view, sample, pixel, len, tile, stride: tile_size });
@@ -177,6 +200,9 @@ pub fn run<T: Element, M: Mode>(set: InstructionSet, job: Job<'_, T>, scratch: &
                 }
                 None => (std::ptr::null_mut(), 0),
             };
+            if job.loss.is_some() {
+                scratch.loss.grow(tile_size);
+            }
             let in_lines = |bytes: usize| bytes.is_multiple_of(LINE);
             let streams = job.streams
                 && direct
@@ -222,7 +248,7 @@ pub fn run<T: Element, M: Mode>(set: InstructionSet, job: Job<'_, T>, scratch: &
     if job.streams {
         simd::end_streams();
     }
-    sums
+    Ok(Found { sums, counts })
 }
 
 /// The runs of consecutive pixels of one sample that a tile consists of.

@@ -2,6 +2,8 @@
 
 #![allow(clippy::needless_range_loop)] // see the comment in `count`
 
+use std::mem::MaybeUninit;
+
 use super::ahead;
 use super::simd::{Element, InstructionSet, Vector, Work};
 use crate::tensor::{DType, View};
@@ -61,7 +63,7 @@ macro_rules! with_labels {
 }
 pub(crate) use with_labels;
 
-/// Labels a scan takes at a time.
+/// Labels that are counted at a time.
 const BLOCK: usize = 4096;
 /// Bytes compared at a time; a block has fewer than 256 such rows.
 const ROW: usize = 64;
@@ -71,7 +73,6 @@ pub const MAX_COMPARED: usize = 16;
 const OTHER: u8 = 253;
 /// The narrowed label of ignored pixels.
 pub const IGNORED: u8 = 254;
-const PADDING: u8 = 255;
 /// Values that are counted at a time: xBD's five classes and the ignored pixels in two turns.
 const COUNTED: usize = 3;
 /// Bytes between the labels that are counted and those that are asked for.
@@ -159,35 +160,46 @@ unsafe fn count_few<L: Label>(
     counts: &mut [u64],
     narrowed: *mut u8,
 ) -> u64 {
-    let mut block = [PADDING; BLOCK];
     let (ignored, mark) = marked(ignore_index, IGNORED, 0);
+    // SAFETY: i < len in all calls.
+    let at = |i: usize| unsafe { from.offset(i as isize * stride).read_unaligned() };
     let narrow = |label: L| if label == ignored { mark } else { label.narrow() };
+    let whole = len - len % ROW;
+    let mut block = [MaybeUninit::<u8>::uninit(); BLOCK];
+    let to = if narrowed.is_null() { block.as_mut_ptr().cast() } else { narrowed };
+    // SAFETY: i < len in all calls, and there is a byte for each label.
+    let put = |i: usize| unsafe { to.add(i).write(narrow(at(i))) };
     if stride == 1 {
-        let whole = len - len % ROW;
         for start in (0..whole).step_by(ROW) {
-            let row = size_of::<L>() * ROW;
-            ahead::read_bytes(from.wrapping_add(start).cast::<u8>().wrapping_add(AHEAD), row);
+            ahead::read_bytes(from.wrapping_add(start).cast::<u8>().wrapping_add(AHEAD), size_of::<L>() * ROW);
             // A number of labels that the compiler knows fills registers.
             for i in 0..ROW {
-                // SAFETY: start + i < len.
-                block[start + i] = narrow(unsafe { from.add(start + i).read_unaligned() });
+                put(start + i);
             }
         }
-        for i in whole..len {
-            // SAFETY: i < len.
-            block[i] = narrow(unsafe { from.add(i).read_unaligned() });
-        }
     } else {
-        for i in 0..len {
-            // SAFETY: i < len.
-            block[i] = narrow(unsafe { from.offset(i as isize * stride).read_unaligned() });
+        for i in 0..whole {
+            put(i);
         }
     }
-    if !narrowed.is_null() {
-        // SAFETY: the caller's promise.
-        unsafe { std::ptr::copy_nonoverlapping(block.as_ptr(), narrowed, len) };
+    // SAFETY: these were written.
+    let mut good = unsafe { count_bytes(std::slice::from_raw_parts(to, whole), counts) };
+    for i in whole..len {
+        put(i);
+        let label = at(i).to_i64();
+        let is_ignored = label == ignore_index;
+        if !is_ignored && (label as u64) < counts.len() as u64 {
+            counts[label as usize] += 1;
+            good += 1;
+        }
+        good += u64::from(is_ignored);
     }
-    let rows = &block[..len.next_multiple_of(ROW)];
+    good
+}
+
+/// Count narrowed labels, whole rows of them; how many are a class or ignored.
+#[inline(always)]
+fn count_bytes(rows: &[u8], counts: &mut [u64]) -> u64 {
     let mut good = 0;
     // The ignored ones come behind the classes.
     let ignored = counts.len();
@@ -301,7 +313,7 @@ mod tests {
     fn check_count<L: Label>(labels: &[L], classes: usize, ignore_index: i64, stride: usize) {
         let mut counts = vec![0; classes];
         let len = labels.len().div_ceil(stride);
-        let mut narrowed = vec![PADDING; len];
+        let mut narrowed = vec![255; len];
         let to = if classes <= MAX_COMPARED { narrowed.as_mut_ptr() } else { std::ptr::null_mut() };
         // SAFETY: the slice holds that many labels, and so does the vector.
         let bad = unsafe { count(labels.as_ptr(), stride as isize, len, ignore_index, &mut counts, to) };

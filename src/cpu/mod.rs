@@ -2,8 +2,10 @@
 
 mod ahead;
 mod aligned;
+pub mod blocks;
 mod cache;
 mod count;
+mod counted;
 mod interleave;
 mod job;
 mod kernel;
@@ -19,4 +21,8 @@ pub(crate) mod upsample;
 
 pub use crate::loss::operands::{Target, compute_type};
 pub use count::count_labels;
-pub use problem::Problem;
+pub use counted::{Counted, LabelMemory};
+pub use problem::{Found, Problem};
+
+/// The label of ignored pixels in labels as bytes.
+pub const NARROWED_IGNORED: i64 = labels::IGNORED as i64;

@@ -2,9 +2,10 @@
 //! the softmax of the first kept for the second where the gradient's memory can hold it.
 
 use super::cache;
-use super::count::count_rows;
+use super::count::{WrongLabel, check_narrowed, count_rows, wrong_label};
 use super::job::{self, Job, Scratch};
-use super::kernel::{LaneSums, Mode, Params};
+use super::kernel::{Mode, Params};
+use super::labels::IGNORED;
 use super::pool;
 use super::simd::{Element, InstructionSet};
 use super::upsample::{self, Axis, Band};
@@ -18,6 +19,8 @@ use crate::tensor::{DType, View, expect_shape};
 
 /// A job is about this many logits: long enough that handing it out costs nothing, short enough to share.
 const JOB_ELEMENTS: usize = 1 << 16;
+/// A row of pixels is at least this many jobs, or some threads would wait long for others.
+const JOBS: usize = 16;
 /// A job is a multiple of this many pixels: its sums stay small beside its logits, and it begins where tiles and cache lines do.
 const JOB_PIXELS: usize = 512;
 /// A band of upsampled logits is about this many, seen at full size.
@@ -46,6 +49,8 @@ pub struct Problem<'a> {
     mean_over_pixels: bool,
     /// Pixels of each class, where they are known.
     counts: Option<&'a [u64]>,
+    /// Where the labels go as bytes.
+    narrowed: Option<View<'a>>,
     /// Whether gradients are written past the cache; none: where logits and gradient do not fit there.
     streams: Option<bool>,
 }
@@ -112,6 +117,16 @@ enum Pass {
     Kept,
 }
 
+/// What the first pass found.
+pub struct Found {
+    /// See [`sums`]: row after row.
+    pub sums: Vec<f64>,
+    /// Pixels of each class in the whole target, whose labels were checked with that; none for soft targets.
+    pub counts: Vec<u64>,
+}
+
+const CHECKED: &str = "labels are checked in the first pass";
+
 impl<'a> Problem<'a> {
     /// Check that the parts fit together.
     ///
@@ -138,6 +153,7 @@ impl<'a> Problem<'a> {
             pixels: input.pixels,
             mean_over_pixels: matches!(target, Target::Soft(..)),
             counts: None,
+            narrowed: None,
             streams: None,
         };
         problem.checked()
@@ -170,6 +186,7 @@ impl<'a> Problem<'a> {
             pixels: target.pixels,
             mean_over_pixels: false,
             counts: None,
+            narrowed: None,
             streams: None,
         };
         problem.checked()
@@ -218,6 +235,14 @@ impl<'a> Problem<'a> {
         Ok(Self { counts: Some(counts), ..self })
     }
 
+    /// The same, whose first pass leaves the labels as bytes in `narrowed`, contiguous and of the target's shape, with
+    /// [`IGNORED`] for ignored pixels. Labels of 8 bytes are then read once.
+    pub fn with_narrowed(self, narrowed: View<'a>) -> Result<Self> {
+        check_narrowed(&self.target.view(), &narrowed, self.classes())?;
+        assert!(matches!(self.target, Target::Index(_)) && self.upsampled.is_none(), "labels of the logits' size");
+        Ok(Self { narrowed: Some(narrowed), ..self })
+    }
+
     fn classes(&self) -> usize {
         self.input.channels
     }
@@ -234,22 +259,43 @@ impl<'a> Problem<'a> {
     }
 
     /// First pass: the sums (see [`sums`]), and the loss of each pixel where `loss` is given (`reduction = "none"`).
-    pub fn reduce(&self, loss: Option<View<'_>>) -> Result<Vec<f64>> {
+    pub fn reduce(&self, loss: Option<View<'_>>) -> Result<Found> {
         self.reduced(Pass::Reduce, None, loss)
     }
 
-    fn reduced(&self, pass: Pass, gradient: Option<View<'_>>, loss: Option<View<'_>>) -> Result<Vec<f64>> {
-        let counts = self.count()?;
-        let mut sums = self.leading_sums(&counts);
-        let coefficients = vec![Coefficients::default(); self.sums_shape().0];
-        self.pass(pass, &coefficients, &mut sums, gradient, loss, None);
-        Ok(sums)
+    fn reduced(&self, pass: Pass, gradient: Option<View<'_>>, loss: Option<View<'_>>) -> Result<Found> {
+        let (rows, columns) = self.sums_shape();
+        let coefficients = vec![Coefficients::default(); rows];
+        let mut sums = vec![0.0; rows * columns];
+        let before = if self.counts_in_pass(pass) { None } else { Some(self.count()?) };
+        let within = self.pass(pass, &coefficients, &mut sums, gradient, loss, None)?;
+        let counts = before.unwrap_or(within);
+        self.lead(&mut sums, &counts);
+        Ok(self.found(sums, &counts))
+    }
+
+    /// The sums and the counts of each row.
+    fn found(&self, sums: Vec<f64>, counts: &[u64]) -> Found {
+        let mut total = vec![0; if matches!(self.target, Target::Index(_)) { self.classes() } else { 0 }];
+        for row in counts.chunks_exact(self.classes()) {
+            total.iter_mut().zip(row).for_each(|(total, &count)| *total += count);
+        }
+        Found { sums, counts: total }
+    }
+
+    /// Whether each job counts its labels: what they decide is not needed before all jobs are done.
+    fn counts_in_pass(&self, pass: Pass) -> bool {
+        let known = self.counts.is_some() && self.sums_shape().0 == 1;
+        let index = matches!(self.target, Target::Index(_)) && self.upsampled.is_none();
+        // Where a gradient is to follow, labels of 8 bytes are better read by themselves: measured.
+        pass == Pass::Reduce && index && !known && self.narrowed.is_none()
     }
 
     /// Second pass: dL/dinput from the sums, written to `gradient`. `scale` is the incoming gradient of a scalar loss; `incoming`
     /// that of each pixel, for `reduction = "none"`.
     pub fn gradient(&self, sums: &[f64], scale: f64, incoming: Option<View<'_>>, gradient: View<'_>) {
-        self.pass(Pass::Gradient, &self.scaled(sums, scale), &mut [], Some(gradient), None, incoming);
+        let coefficients = self.scaled(sums, scale);
+        self.pass(Pass::Gradient, &coefficients, &mut [], Some(gradient), None, incoming).expect(CHECKED);
     }
 
     fn scaled(&self, sums: &[f64], scale: f64) -> Vec<Coefficients> {
@@ -272,7 +318,7 @@ impl<'a> Problem<'a> {
     }
 
     /// First pass, whose exponentials `gradient` keeps until the second one.
-    pub fn reduce_keeping(&self, gradient: View<'_>) -> Result<Vec<f64>> {
+    pub fn reduce_keeping(&self, gradient: View<'_>) -> Result<Found> {
         assert!(self.keeps(&gradient));
         self.reduced(Pass::Keep, Some(gradient), None)
     }
@@ -280,7 +326,8 @@ impl<'a> Problem<'a> {
     /// Second pass, as [`Problem::gradient`], where [`Problem::reduce_keeping`] left its exponentials.
     pub fn gradient_from_kept(&self, sums: &[f64], scale: f64, gradient: View<'_>) {
         assert!(self.keeps(&gradient));
-        self.pass(Pass::Kept, &self.scaled(sums, scale), &mut [], Some(gradient), None, None);
+        let coefficients = self.scaled(sums, scale);
+        self.pass(Pass::Kept, &coefficients, &mut [], Some(gradient), None, None).expect(CHECKED);
     }
 
     /// Whether [`Problem::reduce_with_gradient`] serves this loss.
@@ -289,14 +336,16 @@ impl<'a> Problem<'a> {
     }
 
     /// Both passes in one, for an incoming gradient of `scale`: the denominators of pixel losses depend on the target alone.
-    pub fn reduce_with_gradient(&self, gradient: View<'_>, scale: f64) -> Result<Vec<f64>> {
+    pub fn reduce_with_gradient(&self, gradient: View<'_>, scale: f64) -> Result<Found> {
         assert!(self.is_one_pass());
+        let (rows, columns) = self.sums_shape();
         let counts = self.count()?;
-        let mut sums = self.leading_sums(&counts);
+        let mut sums = vec![0.0; rows * columns];
+        self.lead(&mut sums, &counts);
         let pixel = scale * sums::pixel_factor(self.spec, sums[1], sums[2]);
         let coefficients = [Coefficients { pixel, ..Default::default() }];
-        self.pass(Pass::AtOnce, &coefficients, &mut sums, Some(gradient), None, None);
-        Ok(sums)
+        self.pass(Pass::AtOnce, &coefficients, &mut sums, Some(gradient), None, None)?;
+        Ok(self.found(sums, &counts))
     }
 
     /// The loss from the sums of this problem (or of several, added up).
@@ -308,7 +357,7 @@ impl<'a> Problem<'a> {
     fn cut(&self) -> (usize, usize, usize, usize) {
         let (rows, _) = self.sums_shape();
         let row_pixels = self.input.samples * self.pixels / rows.max(1);
-        let job = (JOB_ELEMENTS / self.classes()).max(1).next_multiple_of(JOB_PIXELS);
+        let job = (JOB_ELEMENTS / self.classes()).min(row_pixels / JOBS).max(1).next_multiple_of(JOB_PIXELS);
         let jobs_a_row = row_pixels.div_ceil(job);
         (rows * jobs_a_row, jobs_a_row, row_pixels, job)
     }
@@ -350,14 +399,13 @@ impl<'a> Problem<'a> {
             }
         };
         let ignore_index = self.spec.ignore_index;
-        count_rows(target, rows, classes, ignore_index, None, self.threads(), self.instruction_set)
+        count_rows(target, rows, classes, ignore_index, self.narrowed, self.threads(), self.instruction_set)
     }
 
-    /// Rows of sums with what the labels alone decide: weights, valid pixels and T_c.
-    fn leading_sums(&self, counts: &[u64]) -> Vec<f64> {
-        let (rows, columns) = self.sums_shape();
+    /// What the labels alone decide, into the rows of sums: weights, valid pixels and T_c.
+    fn lead(&self, sums: &mut [f64], counts: &[u64]) {
+        let (_, columns) = self.sums_shape();
         let classes = self.classes();
-        let mut sums = vec![0.0; rows * columns];
         let soft = matches!(self.target, Target::Soft(..));
         for (row, counts) in sums.chunks_exact_mut(columns).zip(counts.chunks_exact(if soft { 1 } else { classes })) {
             row[2] = counts.iter().sum::<u64>() as f64;
@@ -371,10 +419,10 @@ impl<'a> Problem<'a> {
                 row[LEADING + 2 * classes..].iter_mut().zip(counts).for_each(|(sum, &n)| *sum = n as f64);
             }
         }
-        sums
     }
 
-    /// Go over all pixels; add to `sums` where the pass reduces.
+    /// Go over all pixels; add to `sums` where the pass reduces. Returns the pixels of each class of each row, (rows, C), where they
+    /// are counted on the way; then a label that is no class is an error.
     fn pass(
         &self,
         pass: Pass,
@@ -383,7 +431,7 @@ impl<'a> Problem<'a> {
         gradient: Option<View<'_>>,
         loss: Option<View<'_>>,
         incoming: Option<View<'_>>,
-    ) {
+    ) -> Result<Vec<u64>> {
         match compute_type(self.input.dtype()) {
             DType::Float64 => self.pass_as::<f64>(pass, coefficients, sums, gradient, loss, incoming),
             _ => self.pass_as::<f32>(pass, coefficients, sums, gradient, loss, incoming),
@@ -398,7 +446,7 @@ impl<'a> Problem<'a> {
         gradient: Option<View<'_>>,
         loss: Option<View<'_>>,
         incoming: Option<View<'_>>,
-    ) {
+    ) -> Result<Vec<u64>> {
         // Destinations are cut as the input is: joined if it is.
         let params: Vec<Params<T>> = coefficients.iter().map(|row| self.params(row)).collect();
         let set = self.instruction_set;
@@ -427,21 +475,24 @@ impl<'a> Problem<'a> {
                         sample,
                         rows: start..(start + band_rows).min(rows),
                     };
-                    (row, with_mode!(pass, self.spec, |M| upsample::run::<T, M>(set, band)))
+                    let sums = with_mode!(pass, self.spec, |M| upsample::run::<T, M>(set, band));
+                    (row, Ok(job::Found { sums, counts: Vec::new() }))
                 },
             );
-            self.add_up(pass, results.into_iter(), sums);
-            return;
+            return self.add_up(pass, results.into_iter(), sums);
         }
         let per_sample = self.spec.per_sample();
         // What the pass before kept there has just been read.
         let streams = pass != Pass::Kept && gradient.is_some_and(|gradient| self.streams(gradient));
         // What was kept stands in the place of the logits.
         let input = gradient.filter(|_| pass == Pass::Kept).unwrap_or(self.input);
+        let narrowed = self.narrowed.map(|bytes| (Target::Index(bytes), i64::from(IGNORED)));
+        let (target, ignore_index) = narrowed.unwrap_or((self.target, self.spec.ignore_index));
         let make = |row: usize, from, to| Job {
             input,
-            target: self.target,
-            ignore_index: self.spec.ignore_index,
+            target,
+            ignore_index,
+            counts: self.counts_in_pass(pass),
             gradient,
             loss,
             incoming,
@@ -457,7 +508,7 @@ impl<'a> Problem<'a> {
                 with_mode!(pass, self.spec, |M| job::run::<T, M>(set, job, scratch))
             },
         );
-        self.add_up(pass, results, sums);
+        self.add_up(pass, results, sums)
     }
 
     /// Rows of the small map in one band: enough that the rows between bands, which are visited twice, are few.
@@ -466,19 +517,28 @@ impl<'a> Problem<'a> {
         (BAND_ELEMENTS / full_row.max(1)).max(8)
     }
 
-    /// Add the lanes of a reducing pass to the rows they belong to.
-    fn add_up(&self, pass: Pass, results: impl Iterator<Item = (usize, LaneSums)>, sums: &mut [f64]) {
-        if matches!(pass, Pass::Gradient | Pass::Kept) {
-            results.for_each(drop);
-            return;
-        }
-        let (_, columns) = self.sums_shape();
-        for (row, lanes) in results {
+    /// Add the lanes of a reducing pass to the rows they belong to; the counts likewise, as [`Problem::pass`] returns them.
+    fn add_up(
+        &self,
+        pass: Pass,
+        results: impl Iterator<Item = (usize, std::result::Result<job::Found, WrongLabel>)>,
+        sums: &mut [f64],
+    ) -> Result<Vec<u64>> {
+        let ((rows, columns), classes) = (self.sums_shape(), self.classes());
+        let mut counts = vec![0; rows * classes];
+        for (row, found) in results {
+            let found =
+                found.map_err(|wrong| wrong_label(wrong, &self.target.view(), classes, self.spec.ignore_index))?;
+            counts[row * classes..].iter_mut().zip(found.counts).for_each(|(sum, count)| *sum += count);
+            if matches!(pass, Pass::Gradient | Pass::Kept) {
+                continue;
+            }
             let row = &mut sums[row * columns..][..columns];
-            row[0] += lanes.loss.iter().sum::<f64>();
-            let parts = lanes.classes.iter().map(|lanes| lanes.iter().sum::<f64>());
+            row[0] += found.sums.loss.iter().sum::<f64>();
+            let parts = found.sums.classes.iter().map(|lanes| lanes.iter().sum::<f64>());
             row[LEADING..].iter_mut().zip(parts).for_each(|(sum, part)| *sum += part);
         }
+        Ok(counts)
     }
 
     fn params<T: Element>(&self, row: &Coefficients) -> Params<T> {

@@ -7,7 +7,8 @@ use super::labels::{Label, with_labels};
 use super::pool;
 use super::simd::{Element, InstructionSet, Vector, Work};
 use crate::loss::resize::IGNORED;
-use crate::tensor::{DType, View};
+use crate::tensor::{DType, View, expect_shape};
+use crate::{Error, Result};
 
 /// (N, height, width) labels, and the sizes to bring them to.
 pub struct Resize<'a> {
@@ -24,25 +25,32 @@ pub struct Resize<'a> {
 }
 
 impl Resize<'_> {
-    /// The label of each pixel's nearest neighbour, (N, height, width).
-    pub fn nearest(&self) -> Vec<i32> {
+    /// The label of each pixel's nearest neighbour, into (N, height * width) of int32, [`IGNORED`] for ignored ones.
+    pub fn nearest(&self, to: View<'_>) -> Result<()> {
         let width = self.to[1];
         let columns: Vec<usize> = (0..width).map(|x| nearest(x, self.from[1], width)).collect();
-        self.label_rows(|_, sample, y, row| {
+        self.label_rows(to, |_, sample, y, row| {
             let start = nearest(y, self.from[0], self.to[0]) * self.from[1];
+            let stride = self.target.strides[2];
             // The type is matched once a row, not once a pixel.
-            with_labels!(self.target, |L| for (label, &x) in row.iter_mut().zip(&columns) {
-                *label = self.label::<L>(sample, start + x);
+            with_labels!(self.target, |L| {
+                // SAFETY: start and x are a row and a column of the target.
+                let from = unsafe { self.target.at::<L>(sample, 0, start) };
+                for (label, &x) in row.iter_mut().zip(&columns) {
+                    // SAFETY: as above.
+                    let value = unsafe { from.offset(x as isize * stride).read_unaligned() };
+                    *label = self.valid(value);
+                }
             });
         })
     }
 
-    /// The most frequent class of each pixel's window, (N, height, width), [`IGNORED`] where nothing in it is valid. Of several, it is the one
+    /// The most frequent class of each pixel's window, likewise, [`IGNORED`] where nothing in it is valid. Of several, it is the one
     /// with the fewest pixels in the batch, then the last. `totals` are the pixels of each class in the batch.
-    pub fn majority(&self, totals: &[u64]) -> Vec<i32> {
+    pub fn majority(&self, totals: &[u64], to: View<'_>) -> Result<()> {
         let mut order: Vec<usize> = (0..totals.len()).collect();
         order.sort_by_key(|&class| (totals[class], Reverse(class)));
-        self.label_rows(|windows, sample, y, row| {
+        self.label_rows(to, |windows, sample, y, row| {
             self.count_windows(windows, totals.len(), sample, y);
             f32::dispatch(InstructionSet::best(), Majority { counts: &windows.counts, order: &order, to: row });
         })
@@ -58,7 +66,12 @@ impl Resize<'_> {
         // SAFETY: the vector has this shape and outlives the view.
         let view = unsafe { View::new(shares.as_mut_ptr().cast(), T::DTYPE, &shape, &strides, true) };
         let view = view.expect("contiguous");
-        let labels = self.label_rows(|windows, sample, y, labels| {
+        let label_shape = [shape[0], shape[2]];
+        let mut labels = vec![IGNORED; label_shape[0] * label_shape[1]];
+        let (pointer, label_strides) = (labels.as_mut_ptr().cast(), [shape[2] as isize, 1]);
+        // SAFETY: as above.
+        let to = unsafe { View::new(pointer, DType::Int32, &label_shape, &label_strides, false) }.expect("contiguous");
+        let done = self.label_rows(to, |windows, sample, y, labels| {
             self.count_windows(windows, classes, sample, y);
             for class in 0..classes {
                 let counts = &windows.counts[class * width..][..width];
@@ -70,27 +83,34 @@ impl Resize<'_> {
                 *label = if valid > 0 { 0 } else { IGNORED };
             }
         });
+        done.expect("they have that shape");
         (shares, labels)
     }
 
-    /// (N, height, width) labels by `fill(windows, sample, y, row)` for every row of the smaller map, on several threads.
-    fn label_rows(&self, fill: impl Fn(&mut Windows, usize, usize, &mut [i32]) + Sync) -> Vec<i32> {
+    /// `fill(windows, sample, y, row)` for every row of labels of the smaller map, [`IGNORED`] so far, on several threads.
+    fn label_rows(&self, to: View<'_>, fill: impl Fn(&mut Windows, usize, usize, &mut [i32]) + Sync) -> Result<()> {
         let [height, width] = self.to;
-        let shape = [self.target.samples, height * width];
-        let mut labels = vec![IGNORED; shape[0] * shape[1]];
-        let strides = [shape[1] as isize, 1];
-        // SAFETY: the vector has this shape and outlives the view.
-        let view = unsafe { View::new(labels.as_mut_ptr().cast(), DType::Int32, &shape, &strides, false) };
-        let view = view.expect("contiguous");
+        expect_shape("labels", &[to.samples, to.pixels], &[self.target.samples, height * width], "that of the logits")?;
+        if to.dtype() != DType::Int32 || to.strides[2] != 1 {
+            return Err(Error::type_("labels", to.dtype().name(), "contiguous int32"));
+        }
         let small = self.target.samples * self.target.pixels < 1 << 15;
         let threads = if small { 1 } else { self.threads };
-        pool::run(threads, self.target.samples * height, Windows::default, |windows, job| {
-            let (sample, y) = (job / height, job % height);
-            // SAFETY: the row lies in the vector, and only this job has it.
-            let row = unsafe { std::slice::from_raw_parts_mut(view.at::<i32>(sample, 0, y * width), width) };
-            fill(windows, sample, y, row);
+        let rows_a_job = (JOB_PIXELS * height / self.target.pixels.max(1)).clamp(1, height.max(1));
+        let jobs = height.div_ceil(rows_a_job);
+        pool::run(threads, self.target.samples * jobs, Windows::default, |windows, job| {
+            let (sample, first) = (job / jobs, job % jobs * rows_a_job);
+            for y in first..height.min(first + rows_a_job) {
+                // SAFETY: the row lies in the view, and only this job has it; its memory may be new.
+                let row = unsafe {
+                    let row = to.at::<i32>(sample, 0, y * width);
+                    (0..width).for_each(|x| row.add(x).write(IGNORED));
+                    std::slice::from_raw_parts_mut(row, width)
+                };
+                fill(windows, sample, y, row);
+            }
         });
-        labels
+        Ok(())
     }
 
     /// The counts of the windows behind row y of the smaller map.
@@ -134,11 +154,17 @@ impl Resize<'_> {
     /// A label, [`IGNORED`] if it is `ignore_index`; L is the type that `with_labels` gives.
     fn label<L: Label>(&self, sample: usize, pixel: usize) -> i32 {
         // SAFETY: sample and pixel lie in the view, whose labels are of this type.
-        let label = unsafe { self.target.at::<L>(sample, 0, pixel).read_unaligned() };
+        self.valid(unsafe { self.target.at::<L>(sample, 0, pixel).read_unaligned() })
+    }
+
+    /// The label, [`IGNORED`] if it is `ignore_index`.
+    fn valid<L: Label>(&self, label: L) -> i32 {
         if label.to_i64() == self.ignore_index { IGNORED } else { label.to_i32() }
     }
 }
 
+/// Rows of the smaller map are done together until they have about this many pixels of the target behind them.
+const JOB_PIXELS: usize = 1 << 14;
 /// Classes counted in one word, a byte each.
 const PACKED: usize = 8;
 /// The bytes of classes of even number; each has room for another.
@@ -325,20 +351,31 @@ mod tests {
         Resize { target, from, to, ignore_index: 255, threads: 1 }
     }
 
+    fn majority(resize: &Resize<'_>, totals: &[u64]) -> Vec<i32> {
+        let shape = [1, resize.to[0] * resize.to[1]];
+        let mut labels = vec![7; shape[1]];
+        // SAFETY: the vector has this shape and outlives the view.
+        let view =
+            unsafe { View::new(labels.as_mut_ptr().cast(), DType::Int32, &shape, &[shape[1] as isize, 1], false) };
+        resize.majority(totals, view.unwrap()).unwrap();
+        labels
+    }
+
     #[test]
     fn a_small_building_survives_a_tie() {
         let mut labels = [0, 0, 1, 1, 255, 255, 255, 2];
         let resize = resize(&mut labels, [2, 4], [1, 2]);
         // Left: two of class 0, nothing else valid. Right: two of class 1, one of class 2.
-        assert_eq!(resize.majority(&[2, 2, 1]), [0, 1]);
+        assert_eq!(majority(&resize, &[2, 2, 1]), [0, 1]);
         assert_eq!(resize.shares::<f64>(3), (vec![1.0, 0.0, 0.0, 2.0 / 3.0, 0.0, 1.0 / 3.0], vec![0, 0]));
     }
 
     #[test]
     fn ties_go_to_the_rarer_class() {
         let mut labels = [0, 1, 1, 0];
-        assert_eq!(resize(&mut labels, [2, 2], [1, 1]).majority(&[5, 9]), [0]);
-        assert_eq!(resize(&mut labels, [2, 2], [1, 1]).majority(&[9, 5]), [1]);
+        assert_eq!(majority(&resize(&mut labels, [2, 2], [1, 1]), &[5, 9]), [0]);
+        assert_eq!(majority(&resize(&mut labels, [2, 2], [1, 1]), &[9, 5]), [1]);
+        assert_eq!(majority(&resize(&mut [255; 4], [2, 2], [1, 1]), &[9, 5]), [IGNORED]);
     }
 
     #[test]

@@ -26,7 +26,7 @@ fn problem<'a>(
 ) -> Result<Problem<'a>> {
     let logits = logits(input)?;
     let matching = match spec.sizes {
-        Sizes::Equal | Sizes::Resized => {
+        Sizes::Equal | Sizes::Nearest | Sizes::Majority => {
             let target = target_of_equal_size(&spec.spec, input, target)?;
             return Problem::new(&spec.spec, logits, target, Device::get(device)?, stream);
         }
@@ -298,7 +298,7 @@ pub fn cuda_compile(
     let input = dtype("input", input)?;
     let label = if target == "soft" { None } else { Some(dtype("target", target)?) };
     let sizes = match spec.sizes {
-        Sizes::Equal | Sizes::Resized => variant::Sizes::Equal,
+        Sizes::Equal | Sizes::Nearest | Sizes::Majority => variant::Sizes::Equal,
         Sizes::Shares => variant::Sizes::Area,
         Sizes::Upsample { .. } => variant::Sizes::Upsampled,
     };

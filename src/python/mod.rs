@@ -3,7 +3,9 @@
 mod build_info;
 mod cuda;
 mod error;
+mod exchange;
 mod loss;
+mod memory;
 mod metrics;
 mod tensor;
 mod xbd;
@@ -20,10 +22,14 @@ mod _core {
         cuda_loss_finish, cuda_loss_forward, cuda_nvrtc, cuda_resize, cuda_workspace,
     };
     #[pymodule_export]
+    use super::exchange::read_tensors_by;
+    #[pymodule_export]
     use super::loss::{
-        PyLossSpec, class_counts, default_threads, folds, join_torch, loss_backward, loss_finish, loss_forward,
+        Labels, PyLossSpec, class_counts, default_threads, folds, join_torch, loss_backward, loss_finish, loss_forward,
         resize_labels,
     };
+    #[pymodule_export]
+    use super::memory::{free_idle_memory, idle_memory, kept_like};
     #[pymodule_export]
     use super::metrics::{confusion_matrix, cuda_confusion_matrix};
     #[pymodule_export]

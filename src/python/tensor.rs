@@ -1,13 +1,15 @@
-//! Tensors as Python hands them over: (data pointer, dtype name, shape, strides in elements, the tensor itself).
+//! Tensors as Python hands them over: torch's as they are, arrays of NumPy as (data pointer, dtype name, shape, strides in elements,
+//! the array itself).
 
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::PyTuple;
 
+use super::exchange;
 use crate::tensor::{DType, View};
 use crate::{Error, Result};
 
-/// A tensor of somebody else. Works on every version of torch, for bfloat16 too, and for NumPy.
+/// A tensor of somebody else. Python holds it until the call that it is an argument of returns.
 pub struct Tensor {
     pointer: usize,
     /// Ours, or the name of another.
@@ -21,13 +23,22 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Tensor {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
-        // The last item keeps the memory alive while the caller's tuple is.
-        let tuple = object.cast::<PyTuple>()?;
-        let dtype = tuple.get_borrowed_item(1)?.extract::<PyBackedStr>()?;
-        let dtype = DType::from_name(&dtype).ok_or_else(|| dtype.to_string());
-        let pointer = tuple.get_borrowed_item(0)?.extract()?;
-        let (shape, strides) = (numbers(tuple.get_borrowed_item(2)?)?, numbers(tuple.get_borrowed_item(3)?)?);
-        Ok(Self { pointer, dtype, shape, strides })
+        if let Some((pointer, dtype, shape, strides)) = exchange::described(object) {
+            return Ok(Self { pointer, dtype: Ok(dtype), shape, strides });
+        }
+        match object.cast::<PyTuple>() {
+            Ok(tuple) => {
+                let item = |index| tuple.get_borrowed_item(index);
+                Self::new(item(0)?, &item(1)?.extract::<PyBackedStr>()?, item(2)?, item(3)?)
+            }
+            // A version of torch without the interface, or a dtype that it does not name.
+            Err(_) => {
+                let (pointer, dtype) = (object.call_method0("data_ptr")?, object.getattr("dtype")?.str()?.to_string());
+                let (shape, strides) = (object.getattr("shape")?, object.call_method0("stride")?);
+                let name = dtype.trim_start_matches("torch.");
+                Self::new(pointer.as_borrowed(), name, shape.as_borrowed(), strides.as_borrowed())
+            }
+        }
     }
 }
 
@@ -37,6 +48,16 @@ fn numbers<'py, T: for<'a> FromPyObject<'a, 'py, Error = PyErr>>(tuple: Borrowed
 }
 
 impl Tensor {
+    fn new(
+        pointer: Borrowed<'_, '_, PyAny>,
+        dtype: &str,
+        shape: Borrowed<'_, '_, PyAny>,
+        strides: Borrowed<'_, '_, PyAny>,
+    ) -> PyResult<Self> {
+        let dtype = DType::from_name(dtype).ok_or_else(|| dtype.to_string());
+        Ok(Self { pointer: pointer.extract()?, dtype, shape: numbers(shape)?, strides: numbers(strides)? })
+    }
+
     /// The dtype, if it is one that we read.
     pub fn dtype(&self, argument: &'static str, expected: &str) -> Result<DType> {
         self.dtype.as_ref().copied().map_err(|name| Error::type_(argument, name, expected))
@@ -79,12 +100,5 @@ impl Tensor {
                 other => return Err(Error::type_(argument, other.name(), "a floating dtype")),
             })
         }
-    }
-
-    /// Copy `values` into a contiguous int32 tensor of as many elements.
-    pub fn set_labels(&self, values: &[i32]) {
-        assert_eq!((&self.dtype, self.shape.iter().product()), (&Ok(DType::Int32), values.len()));
-        // SAFETY: as in `view`; our Python code makes it contiguous.
-        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), self.pointer as *mut i32, values.len()) }
     }
 }

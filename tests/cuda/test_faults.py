@@ -28,11 +28,11 @@ if "NO_NVRTC" in os.environ:
 ops._on_cuda = lambda tensor: True
 _cuda._place = lambda tensor: (0, 0)
 if "PRELOAD" in os.environ and "emulator" in os.environ["PRELOAD"]:
-    described, driver = ops._described, ctypes.CDLL(os.environ["PRELOAD"].split(":")[-1])
+    driver = ctypes.CDLL(os.environ["PRELOAD"].split(":")[-1])
     def allowing(tensor):
         driver.emulator_allow(ctypes.c_uint64(tensor.data_ptr()), ctypes.c_uint64(tensor.nbytes))
-        return described(tensor)
-    ops._described = allowing
+        return tensor
+    _cuda.given = allowing
 try:
     loss = rp.dice_focal_loss(logits, labels)
     assert torch.allclose(loss, truth), (loss, truth)

@@ -133,8 +133,8 @@ def test_upsampling_of_half_types_rounds_once(precision: Precision, cuda: str) -
 def test_nothing_of_the_full_size_is_made(mode: str, cuda: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What kernels get: nothing is larger than the labels."""
     sizes: list[int] = []
-    described = ops._described
-    monkeypatch.setattr(ops, "_described", lambda tensor: (sizes.append(tensor.numel()), described(tensor))[1])
+    given = _cuda.given
+    monkeypatch.setattr(_cuda, "given", lambda tensor: (sizes.append(tensor.numel()), given(tensor))[1])
     logits, target = batch((1, 5, 4, 4), (128, 128), cuda)
     logits.requires_grad_()
     ops.loss(logits, target, Options(pixel="cross_entropy", target_mode=mode, ignore_index=255)).backward()
