@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from rarepixel import _cuda, ops
+from rarepixel import _cuda, _tensors
 
 SOURCES = Path(__file__).parent / "cuda" / "emulator"
 FLAGS = ["-std=c++20", "-O2", "-Wall", "-Wextra", "-ffp-contract=off", "-frounding-math", "-fPIC", "-shared"]
@@ -82,7 +82,7 @@ def cpu_tensors_on_cuda(emulator: Emulator) -> Iterator[None]:
 
     deterministic = torch.are_deterministic_algorithms_enabled()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ops, "_on_cuda", lambda tensor: True)
+        patch.setattr(_tensors, "on_cuda", lambda tensor: True)
         patch.setattr(_cuda, "given", given)
         patch.setattr(_cuda, "_place", lambda tensor: (0, 0))
         for name in CALLS:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 
 import rarepixel as rp
-from rarepixel import _core, ops, reference
+from rarepixel import _autograd, _calls, _core, _tensors, ops, reference
 from rarepixel.options import Options
 from support import gradient_of
 
@@ -130,9 +130,9 @@ def test_incoming_gradients(loss_fn: Loss, dtype: torch.dtype) -> None:
 def test_a_scaled_half_precision_gradient_takes_one_pass_from_the_second_step_on(
     loss_fn: Loss, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backward, passes = ops._backward, []
-    monkeypatch.setattr(ops, "_last_scale", {})
-    monkeypatch.setattr(ops, "_backward", lambda *arguments: passes.append(arguments) or backward(*arguments))
+    backward, passes = _calls.backward, []
+    monkeypatch.setattr(_autograd, "_last_scale", {})
+    monkeypatch.setattr(_calls, "backward", lambda *arguments: passes.append(arguments) or backward(*arguments))
     logits, target = batch(dtype)
 
     def step(scale: float) -> torch.Tensor:
@@ -149,9 +149,9 @@ def test_a_scaled_half_precision_gradient_takes_one_pass_from_the_second_step_on
     assert not torch.equal(changed, first)
     assert len(passes) == 2
     for samples in range(300):  # sizes that never come again are forgotten
-        ops._last_scale[ops.Options(), torch.Size([samples])] = 1.0
+        _autograd._last_scale[Options(), torch.Size([samples])] = 1.0
     step(2.0)
-    assert len(ops._last_scale) < 256
+    assert len(_autograd._last_scale) < 256
 
 
 @pytest.mark.parametrize("loss_fn", ALL)
@@ -202,7 +202,7 @@ def test_a_kept_softmax_gives_the_bits_of_a_new_one(
     target[-1] = -100
     alpha = torch.rand(shape[1], generator=generator)
     alpha[0] = 0
-    keeps = ops._keeps
+    keeps = _autograd._keeps
     for loss_fn, chosen in [
         (rp.dice_loss, {"per_sample": True}),
         (rp.tversky_loss, {"alpha": 0.3, "beta": 1.2}),
@@ -210,10 +210,10 @@ def test_a_kept_softmax_gives_the_bits_of_a_new_one(
         (rp.dice_focal_loss, {"alpha": alpha, "pt": "weighted_ce"}),
         (rp.dice_focal_loss, {"alpha": alpha, "gamma": 0.5}),
     ]:
-        monkeypatch.setattr(ops, "_keeps", keeps)
-        assert keeps(logits, target, ops.Options(region="dice"))
+        monkeypatch.setattr(_autograd, "_keeps", keeps)
+        assert keeps(logits, target, Options(region="dice"))
         got = gradient_of(loss_fn(logits, target, **chosen), logits, torch.tensor(3.0, dtype=dtype))
-        monkeypatch.setattr(ops, "_keeps", lambda *_: False)
+        monkeypatch.setattr(_autograd, "_keeps", lambda *_: False)
         expected = gradient_of(loss_fn(logits, target, **chosen), logits, torch.tensor(3.0, dtype=dtype))
         assert torch.equal(got, expected)
 
@@ -327,10 +327,10 @@ def test_channels_last_gradient_is_channels_last() -> None:
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_contiguous_and_channels_last_are_not_copied(layout: torch.memory_format) -> None:
     logits = torch.randn(2, 4, 9, 9).contiguous(memory_format=layout)
-    assert ops._foldable(logits, 2) is logits
-    assert ops._foldable(logits[:, 1:3], 2).data_ptr() == logits[:, 1:3].data_ptr()
+    assert _tensors.foldable(logits, 2) is logits
+    assert _tensors.foldable(logits[:, 1:3], 2).data_ptr() == logits[:, 1:3].data_ptr()
     transposed = torch.randn(9, 9, 4, 2).permute(3, 2, 0, 1)[:, :, ::2]
-    assert ops._foldable(transposed, 2).is_contiguous()
+    assert _tensors.foldable(transposed, 2).is_contiguous()
 
 
 def test_the_gil_is_released() -> None:
@@ -451,7 +451,7 @@ def test_an_incoming_gradient_that_has_to_be_copied() -> None:
     logits = torch.randn(2, 4, 300, 400, requires_grad=True)
     target = torch.randint(4, (2, 300, 400))
     incoming = torch.randn(2, 400, 600).transpose(1, 2)[:, ::2]
-    assert ops._foldable(incoming, 1) is not incoming
+    assert _tensors.foldable(incoming, 1) is not incoming
     got = gradient_of(rp.focal_loss(logits, target, reduction="none"), logits, incoming)
     expected = gradient_of(rp.focal_loss(logits, target, reduction="none"), logits, incoming.contiguous())
     assert torch.equal(got, expected)

@@ -45,9 +45,9 @@ def on_one_device(*arrays: Any) -> bool:
     """Whether all are tensors of one CUDA device."""
     if not all(map(is_tensor, arrays)):
         return False
-    from . import ops
+    from . import _tensors
 
-    return all(map(ops._on_cuda, arrays)) and len({array.device for array in arrays}) == 1
+    return all(map(_tensors.on_cuda, arrays)) and len({array.device for array in arrays}) == 1
 
 
 def is_floating(array: Any) -> bool:
@@ -59,9 +59,9 @@ def foldable(array: Any, leading: int) -> Any:
     """A :func:`readable` array; copied where what follows the `leading` dimensions does not fold."""
     leading = min(leading, array.ndim)  # fewer are a wrong shape, which Rust names
     if is_tensor(array):
-        from . import ops
+        from . import _tensors
 
-        return ops._foldable(array, leading)
+        return _tensors.foldable(array, leading)
     return numpy._foldable(array, leading)
 
 

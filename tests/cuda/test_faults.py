@@ -18,14 +18,14 @@ import ctypes, os
 for library in filter(None, os.environ.get("PRELOAD", "").split(":")):
     ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
 import torch, rarepixel as rp
-from rarepixel import ops, _cuda
+from rarepixel import _cuda, _tensors
 generator = torch.Generator().manual_seed(0)
 logits = torch.randn(1, 3, 8, 8, generator=generator)
 labels = torch.randint(3, (1, 8, 8), generator=generator)
 truth = rp.dice_focal_loss(logits, labels)
 if "NO_NVRTC" in os.environ:
     _cuda.nvrtc_candidates = lambda: []
-ops._on_cuda = lambda tensor: True
+_tensors.on_cuda = lambda tensor: True
 _cuda._place = lambda tensor: (0, 0)
 if "PRELOAD" in os.environ and "emulator" in os.environ["PRELOAD"]:
     driver = ctypes.CDLL(os.environ["PRELOAD"].split(":")[-1])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import rarepixel as rp
 from emulation import Emulator
-from rarepixel import _cuda, ops, reference
+from rarepixel import _calls, _cuda, ops, reference
 from rarepixel.options import Options
 from support import PRECISIONS, Precision, assert_close, few, gradient_of
 from test_multi_scale import ALPHA, MODES, check_compiled, check_gradient, compare, plain, succeed
@@ -30,7 +30,7 @@ def labels_of(target: torch.Tensor, size: tuple[int, int], classes: int, mode: s
     """The labels that the kernel makes."""
     logits = torch.zeros(target.shape[0], classes, *size, device=target.device)
     options = Options(pixel="cross_entropy", target_mode=mode, ignore_index=ignore_index)
-    labels, changed = ops._resized(logits, target, options)
+    labels, changed = _calls.resized(logits, target, options)
     assert (changed.target_mode, changed.ignore_index) == ("exact", -1)
     return torch.where(labels == -1, ignore_index, labels).long()
 

@@ -1,0 +1,133 @@
+"""The eager path through autograd: gradients that come with the loss where that is possible."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from . import _calls, _core, _cuda, _memory, _tensors
+from ._calls import Call
+from ._tensors import memory_format
+from .options import Options, spec
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+class Synchronised(torch.autograd.Function):
+    """The loss of the batches of all ranks: their sums are added up between the two passes.
+
+    The gradient is multiplied by the number of ranks, since DistributedDataParallel divides it by that.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, input: Tensor, target: Tensor, call: Call, group: torch.distributed.ProcessGroup | None
+    ) -> Tensor:
+        _calls.forward(call, input)
+        call.sums = _calls.as_tensor(call.sums, input, call.options)
+        torch.distributed.all_reduce(call.sums, group=group)
+        if _tensors.on_cuda(input):
+            _cuda.finish(call.spec, input.shape[1], call.sums, call.dice_weight, cast(Tensor, call.value))
+        else:
+            call.value = _core.loss_finish(call.spec, _calls.as_numbers(call.sums), input.shape[1], call.dice_weight)
+        ctx.save_for_backward(input, target)
+        ctx.call, ctx.ranks = call, torch.distributed.get_world_size(group)
+        return _calls.total([call], [input])
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        input, _ = ctx.saved_tensors
+        gradient = _calls.backward(ctx.call, input, grad_output * ctx.ranks)
+        if torch.is_grad_enabled():  # create_graph=True
+            gradient = DifferentiatedOnce.apply(gradient, input)
+        return gradient, None, None, None
+
+
+# What each half-precision loss was multiplied with last time, by a GradScaler or by a factor before it.
+_last_scale: dict[tuple[Options, torch.Size], float] = {}
+
+
+def _keeps(input: Tensor, target: Tensor, options: Options) -> bool:
+    """Whether the gradient may keep the softmax between two passes: numbers that are not rounded, in planes."""
+    floats = input.dtype not in _HALF and target.ndim < input.ndim
+    return floats and spec(options).keeps and memory_format(input) == torch.contiguous_format
+
+
+def _prepare_gradient(call: Call, input: Tensor) -> None:
+    """Memory for what the first pass can bring of the gradient.
+
+    A half-precision gradient must be multiplied by the incoming gradient before it is rounded. That is known in the
+    backward pass only, but it rarely changes: the forward pass takes the last one, and a wrong guess costs a second
+    pass, with the same result.
+    """
+    # On CUDA the incoming gradient is not known here without waiting for it.
+    if _tensors.on_cuda(input):
+        return
+    call.kept = not call.spec.one_pass and _keeps(input, call.target, call.options)
+    if call.kept or call.spec.one_pass:
+        call.gradient = _memory.empty_like(input, memory_format(input))
+        if input.dtype in _HALF:
+            call.scale = _last_scale.get((call.options, input.shape), 1.0)
+
+
+def _gradient(call: Call, ctx: Any, index: int, grad_output: Tensor) -> Tensor:
+    """The gradient of a call whose first pass is done, with its logits in ``ctx.saved_tensors[index]``."""
+    # It is handed over, not kept: a second backward pass (retain_graph) computes it again.
+    gradient, call.gradient = call.gradient, None
+    if gradient is not None and not call.kept:
+        scale = grad_output.item()
+        if scale == call.scale:
+            return gradient
+        if gradient.dtype not in _HALF:
+            return gradient.mul_(scale)
+        if len(_last_scale) >= 256:  # images of ever new sizes
+            _last_scale.clear()
+        _last_scale[call.options, gradient.shape] = scale
+    return _calls.backward(call, ctx.saved_tensors[index], grad_output, gradient)
+
+
+class Loss(torch.autograd.Function):
+    """The eager path: the sum of the calls, each on its own map of logits and all with the same target.
+
+    The forward pass allocates the gradients. A loss of one pass writes it; one of two keeps a softmax there.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, calls: Sequence[Call], *inputs: Tensor) -> Tensor:
+        known = None
+        for call, input, wanted in zip(calls, inputs, ctx.needs_input_grad[1:], strict=True):
+            if wanted:
+                _prepare_gradient(call, input)
+            _calls.forward(call, input, known)
+            known = known or call.labels
+        ctx.save_for_backward(*inputs, *[call.target for call in calls])
+        ctx.calls = calls
+        return _calls.total(calls, inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        gradients: list[Tensor | None] = [None]
+        for index, (call, wanted) in enumerate(zip(ctx.calls, ctx.needs_input_grad[1:], strict=True)):
+            gradient = _gradient(call, ctx, index, grad_output) if wanted else None
+            if gradient is not None and torch.is_grad_enabled():  # create_graph=True
+                gradient = DifferentiatedOnce.apply(gradient, ctx.saved_tensors[index])
+            gradients.append(gradient)
+        return tuple(gradients)
+
+
+ONCE = "rarepixel's losses can be differentiated once; for second derivatives use rarepixel.reference"
+
+
+class DifferentiatedOnce(torch.autograd.Function):
+    """The gradient, with an error in the place of its own derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, input: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor, ...]:
+        raise RuntimeError(ONCE)

@@ -1,0 +1,195 @@
+"""The two passes of a loss over torch's tensors, on the CPU and on CUDA. autograd is none of their business."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, cast
+
+import torch
+from torch import Tensor
+
+from . import _core, _cuda, _memory, _tensors
+from ._tensors import compute_dtype, foldable, memory_format, prepared
+from .options import Options, spec
+
+# Weights for each class as Rust reads them: a list of numbers on the CPU, a tensor on CUDA.
+Weight: TypeAlias = Any
+
+# What the second pass needs of the first: row by row as a list of numbers on the CPU, a (rows, columns) tensor on CUDA.
+Sums: TypeAlias = Any
+
+
+class Call:
+    """The same as the two passes read it, and what the first leaves for the second."""
+
+    __slots__ = (
+        "dice_weight", "gradient", "kept", "labels", "options", "scale", "spec", "sums", "target", "value", "weight"
+    )  # fmt: skip
+
+    def __init__(self, target: Tensor, weight: Weight, dice_weight: Weight, options: Options) -> None:
+        self.target, self.weight, self.dice_weight, self.options = target, weight, dice_weight, options
+        self.spec = spec(options)
+        # The gradient of a loss of one pass, for an incoming gradient of `scale`; of another one, the memory for it,
+        # where a softmax may be `kept`.
+        self.gradient: Tensor | None = None
+        self.scale, self.kept = 1.0, False
+        # A number, or a tensor on CUDA and for each pixel.
+        self.value: float | Tensor = 0.0
+        self.sums: Sums = None
+        # On the CPU, of the target.
+        self.labels: _core.Labels | None = None
+
+
+def constants(weight: Tensor | None, input: Tensor) -> Weight:
+    """Weights as Rust reads them: numbers, or on CUDA their memory, which is not waited for."""
+    if weight is None:
+        return None
+    return weight.to(compute_dtype(input)).contiguous() if _tensors.on_cuda(input) else weight.tolist()
+
+
+def empty_loss(input: Tensor, target: Tensor, options: Options) -> Tensor:
+    """An empty tensor for the loss."""
+    shape: Sequence[int] = ()
+    if options.reduction == "none":
+        # A loss for each pixel of the target, or of the map that the target was resized to.
+        resized = options.target_mode not in ("exact", "upsample_logits")
+        shape = (input.shape[0], *input.shape[2:]) if resized else target.shape
+    return torch.empty(shape, dtype=compute_dtype(input), device=input.device)
+
+
+def sums_shape(input: Tensor, options: Options) -> tuple[int, int]:
+    """Rows and columns of the sums."""
+    has_region = options.region != "none"
+    return input.shape[0] if options.per_sample and has_region else 1, 3 + (3 * input.shape[1] if has_region else 0)
+
+
+def forward(call: Call, input: Tensor, known: _core.Labels | None = None) -> None:
+    """The value of the call and its sums; on the CPU also what its `gradient` is for.
+
+    `known` is what an earlier call found of the same target.
+    """
+    if _tensors.on_cuda(input):
+        if _cuda.debugging() and call.target.ndim < input.ndim:
+            _cuda.check_labels(call.target, input.shape[1], call.options.ignore_index)
+        loss = empty_loss(input, call.target, call.options)
+        call.sums = torch.empty(sums_shape(input, call.options), dtype=torch.float64, device=input.device)
+        _cuda.forward(call.spec, input, call.target, call.weight, call.dice_weight, loss, call.sums)
+        call.value = loss
+        return
+    pixels = empty_loss(input, call.target, call.options) if call.options.reduction == "none" else None
+    value, call.sums, call.labels = _core.loss_forward(
+        call.spec,
+        input,
+        call.target,
+        call.weight,
+        call.dice_weight,
+        pixels,
+        call.gradient,
+        call.scale,
+        known,
+        torch.get_num_threads(),
+    )
+    call.value = value if pixels is None else pixels
+
+
+def total(calls: Sequence[Call], inputs: Sequence[Tensor]) -> Tensor:
+    """The sum of their values."""
+    if isinstance(calls[0].value, Tensor):
+        return added([cast(Tensor, call.value) for call in calls])
+    total, dtype = 0.0, torch.float32
+    for call, input in zip(calls, inputs, strict=True):
+        total += cast(float, call.value)
+        if input.dtype == torch.float64:
+            dtype = torch.float64
+    return torch.scalar_tensor(total, dtype=dtype)
+
+
+def as_numbers(sums: Sums) -> list[float]:
+    """The sums row by row."""
+    return sums.flatten().tolist() if isinstance(sums, Tensor) else sums
+
+
+def as_tensor(sums: Sums, input: Tensor, options: Options) -> Tensor:
+    """The sums as (rows, columns)."""
+    if isinstance(sums, Tensor):
+        return sums
+    return torch.tensor(sums, dtype=torch.float64).view(sums_shape(input, options))
+
+
+def backward(call: Call, input: Tensor, grad_output: Tensor, gradient: Tensor | None = None) -> Tensor:
+    """The gradient, in the memory of `gradient` if given, where the call may have kept a softmax."""
+    kept = call.kept and gradient is not None
+    if gradient is None:
+        gradient = _memory.empty_like(input, memory_format(input))
+    if grad_output.ndim:
+        grad_output = foldable(grad_output, 1)
+    weights = (call.weight, call.dice_weight)
+    if _tensors.on_cuda(input):
+        grad_output = grad_output.to(compute_dtype(input))
+        _cuda.backward(call.spec, grad_output, input, call.target, *weights, call.sums, gradient)
+        return gradient
+    _core.loss_backward(
+        call.spec,
+        grad_output,
+        input,
+        call.target,
+        *weights,
+        as_numbers(call.sums),
+        gradient,
+        kept,
+        call.labels,
+        torch.get_num_threads(),
+    )
+    return gradient
+
+
+def added(losses: Sequence[Tensor]) -> Tensor:
+    """Their sum, in the larger of their types."""
+    if len(losses) == 1:
+        return losses[0]
+    same = len({loss.dtype for loss in losses}) == 1
+    return torch.stack(list(losses)).sum() if same else sum(losses, torch.zeros(()))
+
+
+def resized(
+    input: Tensor,
+    target: Tensor,
+    options: Options,
+    add_up: Callable[[Tensor], object] | None = None,
+) -> tuple[Tensor, Options]:
+    """For "nearest" and "majority" labels of the size of the logits, and the options that go with them.
+
+    `add_up` adds up over ranks the pixels of each class, which decide ties of "majority".
+    """
+    if options.target_mode not in ("nearest", "majority"):
+        return target, options
+    majority, exact = options.target_mode == "majority", options._replace(target_mode="exact")
+    if target.shape[1:] == input.shape[2:]:
+        return target, exact
+    target, ignore_index = foldable(target, 1), options.ignore_index
+    labels = target.new_empty((input.shape[0], *input.shape[2:]), dtype=torch.int32)
+    if _tensors.on_cuda(input):
+        classes = input.shape[1]
+        if _cuda.debugging():
+            _cuda.check_labels(target, classes, ignore_index)
+        counts = _cuda.class_counts(target, classes, ignore_index) if majority else None
+        if counts is not None and add_up is not None:
+            add_up(counts)
+        _cuda.resize(input, target, counts, labels, ignore_index)
+    else:
+        threads = torch.get_num_threads()
+        counts = torch.tensor(_core.class_counts(spec(options), input, target, threads))
+        if majority and add_up is not None:
+            add_up(counts)
+        _core.resize_labels(input, target, counts.tolist() if majority else None, labels, ignore_index, threads)
+    return labels, exact._replace(ignore_index=-1)  # loss/resize.rs: IGNORED
+
+
+def called(
+    input: Tensor, target: Tensor, weight: Tensor | None, dice_weight: Tensor | None, options: Options
+) -> tuple[Tensor, Call]:
+    """The operands as the two passes read them."""
+    input, target = prepared(input, target)
+    if _tensors.on_cuda(input):
+        target, options = resized(input, target, options)
+    return input, Call(target, constants(weight, input), constants(dice_weight, input), options)
