@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import prod
 from typing import Any, Literal, overload
 
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from . import options
 from .ops import Sync, Term, losses
@@ -51,6 +51,7 @@ class Stage:
     tversky: Mapping[str, Any] | None = None
     _options: Options = field(init=False, repr=False, compare=False)
     _weights: tuple[Any, Any] = field(init=False, repr=False, compare=False)
+    _terms: dict[tuple[int, str, bool, int], Term] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.cross_entropy is not None and self.focal is not None:
@@ -99,6 +100,20 @@ class Stage:
         if unknown:
             raise ValueError(f"stages: got {', '.join(unknown)}, expected some of {', '.join(known)}")
         return cls(**config)
+
+    def _as_term(self, index: int, target_mode: str, align_corners: bool, ignore_index: int) -> Term:
+        """The same as an operator's arguments, for the map of that index."""
+        key = (index, target_mode, align_corners, ignore_index)
+        term = self._terms.get(key)
+        if term is None:
+            chosen = self._options._replace(
+                target_mode=target_mode, align_corners=align_corners, ignore_index=ignore_index
+            )
+            names = (f"inputs[{index}]: weight", f"inputs[{index}]: dice weight")
+            term = Term(chosen, *self._weights, names)
+            if not is_compiling():
+                self._terms[key] = term
+        return term
 
     def _check_scale(self, index: int, input: Tensor, target: Tensor) -> None:
         if self.scale is None:
@@ -214,17 +229,10 @@ def multi_scale_loss(
         if not isinstance(input, Tensor):
             raise TypeError(f"inputs[{index}]: got {type(input).__name__}, expected a torch.Tensor")
         stage._check_scale(index, input, target)
-    terms = [
-        Term(
-            stage._options._replace(target_mode=target_mode, align_corners=align_corners, ignore_index=ignore_index),
-            *stage._weights,
-            (f"inputs[{index}]: weight", f"inputs[{index}]: dice weight"),
-        )
-        for index, stage in enumerate(chosen)
-    ]
+    terms = [stage._as_term(i, target_mode, align_corners, ignore_index) for i, stage in enumerate(chosen)]
     # The larger maps first: labels that all maps read are made with them. The order, and with it that of sums over
     # ranks, depends on sizes alone.
-    order = sorted(range(len(terms)), key=lambda index: -prod(inputs[index].shape[2:]))
+    order = sorted(range(len(terms)), key=lambda index: -inputs[index].numel())
     total, parts = losses([inputs[i] for i in order], target, [terms[i] for i in order], sync, return_stages)
     if parts is None:
         return total

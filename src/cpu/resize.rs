@@ -29,7 +29,7 @@ impl Resize<'_> {
     pub fn nearest(&self, to: View<'_>) -> Result<()> {
         let width = self.to[1];
         let columns: Vec<usize> = (0..width).map(|x| nearest(x, self.from[1], width)).collect();
-        self.label_rows(to, |_, sample, y, row| {
+        self.label_rows(to, to.samples * to.pixels, |_, sample, y, row| {
             let start = nearest(y, self.from[0], self.to[0]) * self.from[1];
             let stride = self.target.strides[2];
             // The type is matched once a row, not once a pixel.
@@ -50,7 +50,7 @@ impl Resize<'_> {
     pub fn majority(&self, totals: &[u64], to: View<'_>) -> Result<()> {
         let mut order: Vec<usize> = (0..totals.len()).collect();
         order.sort_by_key(|&class| (totals[class], Reverse(class)));
-        self.label_rows(to, |windows, sample, y, row| {
+        self.label_rows(to, self.target.samples * self.target.pixels, |windows, sample, y, row| {
             self.count_windows(windows, totals.len(), sample, y);
             f32::dispatch(InstructionSet::best(), Majority { counts: &windows.counts, order: &order, to: row });
         })
@@ -71,7 +71,7 @@ impl Resize<'_> {
         let (pointer, label_strides) = (labels.as_mut_ptr().cast(), [shape[2] as isize, 1]);
         // SAFETY: as above.
         let to = unsafe { View::new(pointer, DType::Int32, &label_shape, &label_strides, false) }.expect("contiguous");
-        let done = self.label_rows(to, |windows, sample, y, labels| {
+        let done = self.label_rows(to, self.target.samples * self.target.pixels, |windows, sample, y, labels| {
             self.count_windows(windows, classes, sample, y);
             for class in 0..classes {
                 let counts = &windows.counts[class * width..][..width];
@@ -87,15 +87,20 @@ impl Resize<'_> {
         (shares, labels)
     }
 
-    /// `fill(windows, sample, y, row)` for every row of labels of the smaller map, [`IGNORED`] so far, on several threads.
-    fn label_rows(&self, to: View<'_>, fill: impl Fn(&mut Windows, usize, usize, &mut [i32]) + Sync) -> Result<()> {
+    /// `fill(windows, sample, y, row)` for every row of labels of the smaller map, [`IGNORED`] so far, on several threads if
+    /// that many labels to read are worth it.
+    fn label_rows(
+        &self,
+        to: View<'_>,
+        reads: usize,
+        fill: impl Fn(&mut Windows, usize, usize, &mut [i32]) + Sync,
+    ) -> Result<()> {
         let [height, width] = self.to;
         expect_shape("labels", &[to.samples, to.pixels], &[self.target.samples, height * width], "that of the logits")?;
         if to.dtype() != DType::Int32 || to.strides[2] != 1 {
             return Err(Error::type_("labels", to.dtype().name(), "contiguous int32"));
         }
-        let small = self.target.samples * self.target.pixels < 1 << 15;
-        let threads = if small { 1 } else { self.threads };
+        let threads = if reads < SERIAL_READS { 1 } else { self.threads };
         let rows_a_job = (JOB_PIXELS * height / self.target.pixels.max(1)).clamp(1, height.max(1));
         let jobs = height.div_ceil(rows_a_job);
         pool::run(threads, self.target.samples * jobs, Windows::default, |windows, job| {
@@ -165,6 +170,8 @@ impl Resize<'_> {
 
 /// Rows of the smaller map are done together until they have about this many pixels of the target behind them.
 const JOB_PIXELS: usize = 1 << 14;
+/// Fewer labels are not worth waking a thread for.
+const SERIAL_READS: usize = 1 << 17;
 /// Classes counted in one word, a byte each.
 const PACKED: usize = 8;
 /// The bytes of classes of even number; each has room for another.
