@@ -487,3 +487,25 @@ def test_dtypes_that_cannot_be_read(kind: str) -> None:
     logits, target = batch()
     with pytest.raises(TypeError, match=f"target: got {kind}, expected uint8"):
         rp.cross_entropy(logits, target.to(getattr(torch, kind)))
+
+
+def test_terms_with_labels_of_their_own_for_ignored_pixels() -> None:
+    """What is known of a target's labels serves the terms that ignore the same one."""
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.randn(2, 5, size, size, generator=generator, requires_grad=True) for size in (160, 160, 80)]
+    target = torch.randint(5, (2, 160, 160), generator=generator)
+    chosen = [Options(pixel="focal", ignore_index=ignore_index) for ignore_index in (-100, 3, 3)]
+    chosen[2] = chosen[2]._replace(target_mode="majority")
+    total, parts = ops.losses(maps, target, [ops.Term(options) for options in chosen], parts=True)
+    assert parts is not None
+    for map, options, part, got in zip(maps, chosen, parts, torch.autograd.grad(total, maps), strict=True):
+        alone = ops.loss(map, target, options)
+        torch.testing.assert_close(part, alone.detach(), rtol=0, atol=0)
+        assert torch.equal(got, gradient_of(alone, map))
+
+
+@pytest.mark.parametrize("weight", [["1", "2", "3", "4"], [1.0, None, 2.0, 3.0], "abcd", [[1.0], [2.0], [3.0], [4.0]]])
+def test_weights_that_are_no_numbers(weight: Any) -> None:
+    logits, target = batch()
+    with pytest.raises((TypeError, ValueError), match="weight: got "):
+        rp.cross_entropy(logits, target, weight)

@@ -20,7 +20,7 @@ Sums: TypeAlias = Any
 
 
 class Call:
-    """The same as the two passes read it, and what the first leaves for the second."""
+    """One loss of one map of logits as the two passes read it, and what the first leaves for the second."""
 
     __slots__ = (
         "dice_weight", "gradient", "kept", "labels", "options", "scale", "spec", "sums", "target", "value", "weight"

@@ -86,11 +86,9 @@ def _numbers(argument: str, weight: Tensor | Sequence[float] | None, input: Tens
     """Weights as Rust reads them, checked."""
     if weight is None:
         return None
-    if type(weight) in (list, tuple) and not _tensors.on_cuda(input):
-        try:
-            return [float(number) for number in weight]
-        except (TypeError, ValueError):  # something that torch says more of
-            pass
+    listed = type(weight) in (list, tuple) and not _tensors.on_cuda(input)
+    if listed and all(isinstance(number, int | float) for number in weight):
+        return [float(number) for number in weight]
     return _calls.constants(_as_weight(argument, weight, input), input)
 
 

@@ -20,8 +20,7 @@ pub fn count_labels(target: View<'_>, classes: usize, ignore_index: i64, threads
 }
 
 /// How many pixels of each class each of `rows` equal parts of the target has, (rows, classes); or the error for the first label that
-/// is no class and not ignored. `narrowed`, (N, pixels)
-/// bytes, is filled with the labels, and [`labels::IGNORED`] for ignored pixels.
+/// is no class and not ignored. `narrowed`, (N, pixels) bytes, is filled with the labels, and [`labels::IGNORED`] for ignored pixels.
 pub fn count_rows(
     target: View<'_>,
     rows: usize,

@@ -15,6 +15,8 @@ pub struct Counted {
     pub narrowed: Option<LabelMemory>,
     /// Pixels of each class.
     pub counts: Vec<u64>,
+    /// The label that was not counted.
+    pub ignore_index: i64,
 }
 
 /// Memory for labels of our own.

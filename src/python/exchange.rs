@@ -127,10 +127,10 @@ pub fn described(object: Borrowed<'_, '_, PyAny>) -> Option<(usize, DType, Vec<u
         return None;
     }
     let (_, dtype) = DTYPES.into_iter().find(|(number, _)| *number == (tensor.code, tensor.bits, tensor.lanes))?;
-    let numbers = |from: *const i64| {
-        let len = if from.is_null() { 0 } else { tensor.ndim as usize };
+    let numbers = |from: *const i64| match NonNull::new(from.cast_mut()) {
         // SAFETY: the tensor, which the caller holds, has this many.
-        unsafe { std::slice::from_raw_parts(if len == 0 { NonNull::dangling().as_ptr() } else { from }, len) }
+        Some(from) => unsafe { std::slice::from_raw_parts(from.as_ptr(), tensor.ndim as usize) },
+        None => &[],
     };
     let shape = numbers(tensor.shape).iter().map(|&size| size as usize).collect();
     let strides = numbers(tensor.strides).iter().map(|&stride| stride as isize).collect();

@@ -64,10 +64,7 @@ impl<'a> Operands<'a> {
         let counts = known.map(|counted| &counted.counts[..]);
         match self.spec.sizes {
             Sizes::Nearest | Sizes::Majority if !self.equal_sizes() => {
-                let counted = match known {
-                    Some(counted) => counted.clone(),
-                    None => self.counted(input.channels)?,
-                };
+                let counted = self.counted(input.channels)?;
                 let resized = self.resized(&counted)?;
                 let found = first(&self.problem(&self.spec.resized, input, Target::Index(resized.written()))?)?;
                 Ok((found, Some(Labels { counted, resized: Some(resized) })))
@@ -88,22 +85,17 @@ impl<'a> Operands<'a> {
                     Some(narrowed) => first(&problem.with_narrowed(narrowed.view())?),
                     None => first(&problem),
                 }?;
-                let counted = Arc::new(Counted { narrowed, counts: found.counts.clone() });
+                let counted = self.found(&found, narrowed);
                 Ok((found, Some(Labels { counted, resized: None })))
             }
             Sizes::Shares => {
-                let counted = match known {
-                    Some(counted) => counted.clone(),
-                    None => self.counted(input.channels)?,
-                };
+                let counted = self.counted(input.channels)?;
                 let found = self.with_shares(input, Some(&counted), first)?;
                 Ok((found, Some(Labels { counted, resized: None })))
             }
             Sizes::Upsample { align_corners } => {
                 let found = first(&trusting(self.upsampled(input, known, align_corners)?, counts)?)?;
-                let counted = known
-                    .cloned()
-                    .unwrap_or_else(|| Arc::new(Counted { narrowed: None, counts: found.counts.clone() }));
+                let counted = known.cloned().unwrap_or_else(|| self.found(&found, None));
                 Ok((found, Some(Labels { counted, resized: None })))
             }
         }
@@ -139,16 +131,27 @@ impl<'a> Operands<'a> {
         }
     }
 
-    /// The target, if it was counted for so many classes.
+    /// The target, if it was counted for so many classes and this spec.
     fn known(&self, classes: usize) -> Option<&'a Arc<Counted>> {
-        self.labels.map(|labels| &labels.counted).filter(|counted| counted.counts.len() == classes)
+        let ignore_index = self.spec.spec.ignore_index;
+        let fits = |counted: &&Arc<Counted>| counted.counts.len() == classes && counted.ignore_index == ignore_index;
+        self.labels.map(|labels| &labels.counted).filter(fits)
     }
 
-    /// The target's labels, counted now.
+    /// The target, counted now if it was not before.
     fn counted(&self, classes: usize) -> Result<Arc<Counted>> {
+        if let Some(counted) = self.known(classes) {
+            return Ok(counted.clone());
+        }
         let (_, view, _) = images(self.input, self.target)?;
-        let counts = count_labels(view, classes, self.spec.spec.ignore_index, self.threads)?;
-        Ok(Arc::new(Counted { narrowed: None, counts }))
+        let ignore_index = self.spec.spec.ignore_index;
+        let counts = count_labels(view, classes, ignore_index, self.threads)?;
+        Ok(Arc::new(Counted { narrowed: None, counts, ignore_index }))
+    }
+
+    /// The target as the first pass counted it.
+    fn found(&self, found: &Found, narrowed: Option<LabelMemory>) -> Arc<Counted> {
+        Arc::new(Counted { narrowed, counts: found.counts.clone(), ignore_index: self.spec.spec.ignore_index })
     }
 
     fn equal_sizes(&self) -> bool {
