@@ -509,3 +509,16 @@ def test_weights_that_are_no_numbers(weight: Any) -> None:
     logits, target = batch()
     with pytest.raises((TypeError, ValueError), match="weight: got "):
         rp.cross_entropy(logits, target, weight)
+
+
+@pytest.mark.parametrize("loss_fn", ALL)
+def test_views_that_negate(loss_fn: Loss) -> None:
+    """The imaginary part of a conjugate is such a view."""
+    _, target = batch(torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    parts = torch.randn(2, 4, *target.shape[1:], 2, generator=generator, dtype=torch.float64, requires_grad=True)
+    logits = torch.view_as_complex(parts).conj().imag
+    assert logits.is_neg()
+    got, expected = loss_fn(logits, target), loss_fn(logits.detach().clone(), target)
+    torch.testing.assert_close(got, expected)
+    assert (gradient_of(got, parts)[..., 1] != 0).any()

@@ -16,6 +16,7 @@ if (_exchange := getattr(Tensor, "__dlpack_c_exchange_api__", None)) is not None
 
 def foldable(tensor: Tensor, leading: int) -> Tensor:
     """The tensor, or a contiguous copy where its spatial dimensions do not fold into one stride."""
+    tensor = tensor.resolve_neg()  # its memory may hold the negative
     if tensor.is_contiguous() or _core.folds(tensor.shape, tensor.stride(), leading):
         return tensor
     return tensor.contiguous()
