@@ -109,6 +109,9 @@ def main() -> None:
         work(rank, ranks)
     dist.barrier()  # rank 0 holds the store, which the others need to the end
     dist.destroy_process_group()
+    # Now and then a thread of torch's is still there when an orderly exit destroys it: then the process aborts.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def compare(
     true_gradient = gradient_of(truth, truth_input, incoming.to(loss).double())
     assert gradient.dtype == precision.dtype
     own_loss_error = own_gradient_error = 0.0
-    # No further from the truth than torch's own float32, or 1e-6: without smooth a class that has a probability of e^-106
+    # No further from the truth than torch's own float32, or 1e-6: without smooth a class with a probability of e^-106
     # and no more has a score in float64 alone.
     if precision.dtype != torch.float64:
         own_input = rounded.detach().float().requires_grad_()
