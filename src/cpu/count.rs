@@ -10,8 +10,6 @@ use crate::{Error, Result};
 const JOB: usize = 1 << 15;
 /// And at least.
 const LEAST_JOB: usize = 1 << 12;
-/// Jobs of a row at least, or some threads would wait long for others.
-const JOBS: usize = 16;
 
 /// How many pixels of each class the target has; or the error for the first label that is no class and not ignored.
 pub fn count_labels(target: View<'_>, classes: usize, ignore_index: i64, threads: usize) -> Result<Vec<u64>> {
@@ -34,7 +32,7 @@ pub fn count_rows(
         check_narrowed(&target, &view, classes)?;
     }
     let row_pixels = target.samples * target.pixels / rows.max(1);
-    let job_pixels = (row_pixels / JOBS).next_multiple_of(LEAST_JOB).clamp(LEAST_JOB, JOB);
+    let job_pixels = (row_pixels / pool::JOBS).next_multiple_of(LEAST_JOB).clamp(LEAST_JOB, JOB);
     let jobs = row_pixels.div_ceil(job_pixels);
     let results = pool::run(
         threads,

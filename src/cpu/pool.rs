@@ -10,6 +10,9 @@ use super::team;
 /// More threads than this are not used.
 pub const MAX_THREADS: usize = 256;
 
+/// What is worth several threads is at least this many jobs, or some threads would wait long for others.
+pub const JOBS: usize = 16;
+
 struct Pool {
     process: u32,
     threads: ThreadPool,

@@ -19,8 +19,6 @@ use crate::tensor::{DType, View, expect_shape};
 
 /// A job is about this many logits: long enough that handing it out costs nothing, short enough to share.
 const JOB_ELEMENTS: usize = 1 << 16;
-/// A row of pixels is at least this many jobs, or some threads would wait long for others.
-const JOBS: usize = 16;
 /// A job is a multiple of this many pixels: its sums stay small beside its logits, and it begins where tiles and cache lines do.
 const JOB_PIXELS: usize = 512;
 /// A band of upsampled logits is about this many, seen at full size.
@@ -357,7 +355,7 @@ impl<'a> Problem<'a> {
     fn cut(&self) -> (usize, usize, usize, usize) {
         let (rows, _) = self.sums_shape();
         let row_pixels = self.input.samples * self.pixels / rows.max(1);
-        let job = (JOB_ELEMENTS / self.classes()).min(row_pixels / JOBS).max(1).next_multiple_of(JOB_PIXELS);
+        let job = (JOB_ELEMENTS / self.classes()).min(row_pixels / pool::JOBS).max(1).next_multiple_of(JOB_PIXELS);
         let jobs_a_row = row_pixels.div_ceil(job);
         (rows * jobs_a_row, jobs_a_row, row_pixels, job)
     }

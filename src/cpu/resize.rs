@@ -67,7 +67,7 @@ impl Resize<'_> {
         let view = unsafe { View::new(shares.as_mut_ptr().cast(), T::DTYPE, &shape, &strides, true) };
         let view = view.expect("contiguous");
         let label_shape = [shape[0], shape[2]];
-        let mut labels = vec![IGNORED; label_shape[0] * label_shape[1]];
+        let mut labels = vec![0; label_shape[0] * label_shape[1]];
         let (pointer, label_strides) = (labels.as_mut_ptr().cast(), [shape[2] as isize, 1]);
         // SAFETY: as above.
         let to = unsafe { View::new(pointer, DType::Int32, &label_shape, &label_strides, false) }.expect("contiguous");
