@@ -83,6 +83,8 @@ $(VENV)/.requirements: pyproject.toml
 	@command -v cc >/dev/null || { echo "make: a C compiler is missing: install one (Debian: apt-get install build-essential)" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable ".[dev]"
+	@# The oldest NVRTC that the kernels are held to, beside torch's own: tests/cuda/test_nvrtc.py.
+	-$(BIN)/pip install --quiet --no-deps --upgrade --target $(VENV)/nvrtc nvidia-cuda-nvrtc-cu12==12.1.105
 	touch $@
 
 # The Rust side: built again when a source has changed.

@@ -86,6 +86,8 @@ pub fn options(variant: &Variant, architecture: Architecture) -> Vec<String> {
             Architecture::Ptx(number) => format!("--gpu-architecture=compute_{number}"),
         },
         "--std=c++17".to_owned(),
+        // NVRTC before 13.2 holds some generic lambdas of a kernel for host code.
+        "-default-device".to_owned(),
         "--ptxas-options=--verbose".to_owned(),
     ];
     options.extend(variant.definitions().into_iter().map(|definition| format!("--define-macro={definition}")));

@@ -54,7 +54,7 @@ def rearranged(tensor, layout):
         return tensor.movedim(1, -1).contiguous().movedim(-1, 1) if tensor.ndim > 1 else tensor
     if layout == "reversed dimensions":
         return tensor.permute(*reversed(range(tensor.ndim))).contiguous().permute(*reversed(range(tensor.ndim)))
-    padded = torch.full([size + 3 for size in tensor.shape], 99, dtype=tensor.dtype)
+    padded = torch.full([size + 3 for size in tensor.shape], 99, dtype=tensor.dtype, device=tensor.device)
     crop = padded[tuple(slice(1, size + 1) for size in tensor.shape)]
     crop.copy_(tensor)
     return crop
