@@ -23,7 +23,7 @@ from rarepixel import _cuda, _tensors
 SOURCES = Path(__file__).parent / "cuda" / "emulator"
 FLAGS = ["-std=c++20", "-O2", "-Wall", "-Wextra", "-ffp-contract=off", "-frounding-math", "-fPIC", "-shared"]
 # What _cuda hands to the driver: each call describes the tensors that its kernels may touch.
-CALLS = ("forward", "backward", "finish", "class_counts", "resize", "confusion_matrix")
+CALLS = ("forward", "backward", "class_counts", "resize", "confusion_matrix")
 
 
 def build_emulator(folder: Path) -> Path:
@@ -74,9 +74,9 @@ def cpu_tensors_on_cuda(emulator: Emulator) -> Iterator[None]:
         return tensor
 
     def alone(call: Callable[..., Any]) -> Callable[..., Any]:
-        def work(*arguments: object) -> Any:
+        def work(*arguments: object, **named: object) -> Any:
             emulator.forget()
-            return call(*arguments)
+            return call(*arguments, **named)
 
         return work
 

@@ -28,9 +28,11 @@ class Synchronised(torch.autograd.Function):
     ) -> Tensor:
         _calls.forward(call, input)
         call.sums = _calls.as_tensor(call.sums, input, call.options)
-        torch.distributed.all_reduce(call.sums, group=group)
+        rows, columns = _calls.sums_shape(input, call.options)
+        torch.distributed.all_reduce(call.sums.view(-1)[: rows * columns], group=group)
         if _tensors.on_cuda(input):
-            _cuda.finish(call.spec, input.shape[1], call.sums, call.dice_weight, cast(Tensor, call.value))
+            weights = (call.weight, call.dice_weight)
+            _cuda.forward(call.spec, input, call.target, *weights, cast(Tensor, call.value), call.sums, summed=True)
         else:
             call.value = _core.loss_finish(call.spec, _calls.as_numbers(call.sums), input.shape[1], call.dice_weight)
         ctx.save_for_backward(input, target)

@@ -15,7 +15,8 @@ from .options import Options, spec
 # Weights for each class as Rust reads them: a list of numbers on the CPU, a tensor on CUDA.
 Weight: TypeAlias = Any
 
-# What the second pass needs of the first: row by row as a list of numbers on the CPU, a (rows, columns) tensor on CUDA.
+# What the second pass needs of the first: row by row as a list of numbers on the CPU; on CUDA a tensor of one
+# dimension, where the coefficients of the gradient follow.
 Sums: TypeAlias = Any
 
 
@@ -63,6 +64,15 @@ def sums_shape(input: Tensor, options: Options) -> tuple[int, int]:
     return input.shape[0] if options.per_sample and has_region else 1, 3 + (3 * input.shape[1] if has_region else 0)
 
 
+def sums_tensor_shape(input: Tensor, options: Options) -> tuple[int, ...]:
+    """The shape of a tensor of float64 with what the second pass needs of the first."""
+    rows, columns = sums_shape(input, options)
+    if not _tensors.on_cuda(input):
+        return rows, columns
+    coefficients = rows * (1 if options.region == "none" else 1 + 2 * input.shape[1])  # in the type of the computation
+    return (rows * columns + -(-coefficients * compute_dtype(input).itemsize // 8),)
+
+
 def forward(call: Call, input: Tensor, known: _core.Labels | None = None) -> None:
     """The value of the call and its sums; on the CPU also what its `gradient` is for.
 
@@ -72,7 +82,7 @@ def forward(call: Call, input: Tensor, known: _core.Labels | None = None) -> Non
         if _cuda.debugging() and call.target.ndim < input.ndim:
             _cuda.check_labels(call.target, input.shape[1], call.options.ignore_index)
         loss = empty_loss(input, call.target, call.options)
-        call.sums = torch.empty(sums_shape(input, call.options), dtype=torch.float64, device=input.device)
+        call.sums = torch.empty(sums_tensor_shape(input, call.options), dtype=torch.float64, device=input.device)
         _cuda.forward(call.spec, input, call.target, call.weight, call.dice_weight, loss, call.sums)
         call.value = loss
         return
@@ -110,10 +120,10 @@ def as_numbers(sums: Sums) -> list[float]:
 
 
 def as_tensor(sums: Sums, input: Tensor, options: Options) -> Tensor:
-    """The sums as (rows, columns)."""
+    """The sums in a tensor."""
     if isinstance(sums, Tensor):
         return sums
-    return torch.tensor(sums, dtype=torch.float64).view(sums_shape(input, options))
+    return torch.tensor(sums, dtype=torch.float64).view(sums_tensor_shape(input, options))
 
 
 def backward(call: Call, input: Tensor, grad_output: Tensor, gradient: Tensor | None = None) -> Tensor:
@@ -123,17 +133,18 @@ def backward(call: Call, input: Tensor, grad_output: Tensor, gradient: Tensor | 
         gradient = _memory.empty_like(input, memory_format(input))
     if grad_output.ndim:
         grad_output = foldable(grad_output, 1)
-    weights = (call.weight, call.dice_weight)
     if _tensors.on_cuda(input):
         grad_output = grad_output.to(compute_dtype(input))
-        _cuda.backward(call.spec, grad_output, input, call.target, *weights, call.sums, gradient)
+        upsampled = call.options.target_mode == "upsample_logits"
+        _cuda.backward(call.spec, grad_output, input, call.target, call.weight, call.sums, gradient, upsampled)
         return gradient
     _core.loss_backward(
         call.spec,
         grad_output,
         input,
         call.target,
-        *weights,
+        call.weight,
+        call.dice_weight,
         as_numbers(call.sums),
         gradient,
         kept,

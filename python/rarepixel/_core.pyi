@@ -19,15 +19,14 @@ __all__ = [
     "confusion_matrix",
     "cuda_cache",
     "cuda_class_counts",
-    "cuda_coefficients",
     "cuda_compile",
     "cuda_confusion_matrix",
     "cuda_devices",
     "cuda_driver",
     "cuda_loss_backward",
-    "cuda_loss_finish",
     "cuda_loss_forward",
     "cuda_nvrtc",
+    "cuda_owed",
     "cuda_resize",
     "cuda_workspace",
     "default_threads",
@@ -137,7 +136,7 @@ def resize_labels(
     ignore_index: int,
     threads: int,
 ) -> None: ...
-def cuda_coefficients(spec: LossSpec, device: int, input: _Tensor, target: _Tensor) -> int: ...
+def cuda_owed(spec: LossSpec, device: int, input: _Tensor, target: _Tensor) -> int: ...
 def cuda_workspace(spec: LossSpec, device: int, input: _Tensor, target: _Tensor, loss: _Tensor) -> int: ...
 def cuda_loss_forward(
     spec: LossSpec,
@@ -148,8 +147,8 @@ def cuda_loss_forward(
     weight: _Tensor | None,
     dice_weight: _Tensor | None,
     loss: _Tensor,
-    sums: _Tensor,
-    partials: _Tensor,
+    state: _Tensor,
+    partials: _Tensor | None,
 ) -> None: ...
 def cuda_loss_backward(
     spec: LossSpec,
@@ -159,19 +158,9 @@ def cuda_loss_backward(
     input: _Tensor,
     target: _Tensor,
     weight: _Tensor | None,
-    dice_weight: _Tensor | None,
-    sums: _Tensor,
-    coefficients: _Tensor,
+    state: _Tensor,
+    owed: _Tensor | None,
     gradient: _Tensor,
-) -> None: ...
-def cuda_loss_finish(
-    spec: LossSpec,
-    device: int,
-    stream: int,
-    classes: int,
-    sums: _Tensor,
-    dice_weight: _Tensor | None,
-    loss: _Tensor,
 ) -> None: ...
 def cuda_class_counts(
     device: int, stream: int, target: _Tensor, counts: _Tensor, classes: int, ignore_index: int

@@ -96,13 +96,19 @@ def forward(
     weight: Tensor | None,
     dice_weight: Tensor | None,
     loss: Tensor,
-    sums: Tensor,
+    state: Tensor,
+    summed: bool = False,
 ) -> None:
-    """Fill `loss` and `sums`. Weights are contiguous and in the type of the computation."""
+    """Fill `loss`, and `state` with what the backward pass needs; `summed`: from the sums that are in `state` already.
+
+    Weights are contiguous and in the type of the computation.
+    """
     load_nvrtc()
     ordinal, stream = _place(input)
     input_, target_, loss_ = given(input), given(target), given(loss)
-    partials = sums.new_empty(_core.cuda_workspace(spec, ordinal, input_, target_, loss_))
+    partials = None
+    if not summed:
+        partials = given(state.new_empty(_core.cuda_workspace(spec, ordinal, input_, target_, loss_)))
     _core.cuda_loss_forward(
         spec,
         ordinal,
@@ -112,20 +118,8 @@ def forward(
         None if weight is None else given(weight),
         None if dice_weight is None else given(dice_weight),
         loss_,
-        given(sums),
-        given(partials),
-    )
-
-
-def finish(spec: _core.LossSpec, classes: int, sums: Tensor, dice_weight: Tensor | None, loss: Tensor) -> None:
-    """Fill `loss` from one row of sums, which may be those of several ranks added up."""
-    _core.cuda_loss_finish(
-        spec,
-        *_place(sums),
-        classes,
-        given(sums),
-        None if dice_weight is None else given(dice_weight),
-        given(loss),
+        given(state),
+        partials,
     )
 
 
@@ -162,16 +156,17 @@ def backward(
     input: Tensor,
     target: Tensor,
     weight: Tensor | None,
-    dice_weight: Tensor | None,
-    sums: Tensor,
+    state: Tensor,
     gradient: Tensor,
+    upsampled: bool,
 ) -> None:
-    """Fill `gradient`."""
+    """Fill `gradient`. `upsampled`: of logits that are upsampled to the size of the target."""
     load_nvrtc()
     ordinal, stream = _place(input)
     input_, target_ = given(input), given(target)
-    length = _core.cuda_coefficients(spec, ordinal, input_, target_)
-    coefficients = sums.new_empty(length, dtype=grad_output.dtype)
+    owed = None
+    if upsampled:
+        owed = given(grad_output.new_empty(_core.cuda_owed(spec, ordinal, input_, target_)))
     _core.cuda_loss_backward(
         spec,
         ordinal,
@@ -180,8 +175,7 @@ def backward(
         input_,
         target_,
         None if weight is None else given(weight),
-        None if dice_weight is None else given(dice_weight),
-        given(sums),
-        given(coefficients),
+        given(state),
+        owed,
         given(gradient),
     )

@@ -65,7 +65,7 @@ def _loss_fake(
     input: Tensor, target: Tensor, weight: Tensor | None, dice_weight: Tensor | None, *options: Any
 ) -> tuple[Tensor, Tensor]:
     chosen = Options(*options)
-    sums = torch.empty(_calls.sums_shape(input, chosen), dtype=torch.float64, device=input.device)
+    sums = torch.empty(_calls.sums_tensor_shape(input, chosen), dtype=torch.float64, device=input.device)
     return _calls.empty_loss(input, target, chosen), sums
 
 

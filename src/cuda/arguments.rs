@@ -133,7 +133,6 @@ pub struct FinishArguments {
     pub partials: Pointer,
     pub sums: Pointer,
     pub loss: Pointer,
-    pub grad_output: Pointer,
     pub coefficients: Pointer,
     pub weight: Pointer,
     pub dice_weight: Pointer,
@@ -165,5 +164,5 @@ unsafe impl DeviceRepr for FinishArguments {}
 unsafe impl DeviceRepr for ResizeArguments {}
 
 const _: () = assert!(
-    size_of::<PassArguments>() == 416 && size_of::<FinishArguments>() == 152 && size_of::<ResizeArguments>() == 424
+    size_of::<PassArguments>() == 416 && size_of::<FinishArguments>() == 144 && size_of::<ResizeArguments>() == 424
 );

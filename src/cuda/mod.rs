@@ -15,5 +15,5 @@ pub mod variant;
 
 pub use confusion::{add_confusion, confusion_length};
 pub use device::{Device, describe};
-pub use problem::{Backward, Forward, Images, Matching, Problem, finish_sums};
+pub use problem::{Backward, Forward, Images, Matching, Problem};
 pub use resize::Resize;

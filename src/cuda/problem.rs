@@ -15,9 +15,6 @@ use crate::{Error, Result};
 
 /// Columns of the partial sums before those of the classes: the pixel loss and the wrong labels.
 const PARTIAL_LEADING: usize = 2;
-/// Entries of `Source::Finish`.
-const FINISH: usize = 0;
-const COEFFICIENTS: usize = 1;
 
 /// What the pixels of the logits have to do with those of a target of another size.
 #[derive(Clone, Copy)]
@@ -65,26 +62,22 @@ pub struct Forward<'a> {
     pub loss: Pointer,
     /// The loss of each pixel, without a reduction.
     pub pixel_loss: Option<View<'a>>,
-    /// Rows of sums, float64: see [`sums`].
-    pub sums: Pointer,
-    /// Workspace of float64, and its length: [`Problem::workspace`].
-    pub partials: (Pointer, usize),
+    /// [`Problem::state_len`] float64: rows of sums, see [`sums`], and the coefficients of the gradient.
+    pub state: Pointer,
 }
 
 /// Device memory of the backward pass; 0 where there is none.
 pub struct Backward<'a> {
     /// As in the forward pass.
     pub weight: Pointer,
-    /// As in the forward pass.
-    pub dice_weight: Pointer,
     /// The incoming gradient of a scalar loss, in the type of the computation.
     pub grad_output: Pointer,
     /// That of each pixel, without a reduction.
     pub incoming: Option<View<'a>>,
-    /// The sums of the forward pass.
-    pub sums: Pointer,
-    /// Workspace of [`Problem::coefficients_len`] numbers in the type of the computation.
-    pub coefficients: Pointer,
+    /// What the forward pass left.
+    pub state: Pointer,
+    /// Workspace in the type of the computation, and its length: [`Problem::owed_len`].
+    pub owed: (Pointer, usize),
     /// Where dL/dinput goes.
     pub gradient: View<'a>,
 }
@@ -180,24 +173,41 @@ impl<'a> Problem<'a> {
         if self.spec.per_sample() { self.input.samples } else { 1 }
     }
 
-    /// Rows and columns of the sums.
-    pub fn sums_shape(&self) -> (usize, usize) {
-        (self.rows(), sums::row_length(self.spec, self.classes()))
+    /// How many float64 the forward pass leaves for the backward pass.
+    pub fn state_len(&self) -> usize {
+        let coefficients = self.rows() * coefficient_columns(self.spec, self.classes()) * self.real().size();
+        self.sums_len() + coefficients.div_ceil(size_of::<f64>())
     }
 
-    /// How many numbers of the type of the computation the backward pass keeps its coefficients in, and what upsampled logits of
-    /// more classes than registers hold are owed. Loads the kernel, whose occupancy decides that.
-    pub fn coefficients_len(&self) -> Result<usize> {
-        let coefficients = self.coefficients();
+    fn sums_len(&self) -> usize {
+        self.rows() * sums::row_length(self.spec, self.classes())
+    }
+
+    /// Where the coefficients are in the state.
+    fn coefficients(&self, state: Pointer) -> Pointer {
+        state + (self.sums_len() * size_of::<f64>()) as Pointer
+    }
+
+    /// How many numbers of the type of the computation the backward pass keeps what upsampled logits of more classes than registers hold
+    /// are owed in. Loads the kernel, whose occupancy decides that.
+    pub fn owed_len(&self) -> Result<usize> {
         if self.sizes() != Sizes::Upsampled {
-            return Ok(coefficients);
+            return Ok(0);
         }
         let (_, variant, _, blocks) = self.pass(Source::Gradient, None, None)?;
-        Ok(coefficients + self.rows() * blocks * upsample::owed_len(&variant, self.classes()))
+        Ok(self.owed_by(&variant, blocks))
     }
 
-    fn coefficients(&self) -> usize {
-        self.rows() * if self.spec.region.is_some() { 1 + 2 * self.classes() } else { 1 }
+    fn owed_by(&self, variant: &Variant, blocks: usize) -> usize {
+        match self.sizes() {
+            Sizes::Upsampled => self.rows() * blocks * upsample::owed_len(variant, self.classes()),
+            _ => 0,
+        }
+    }
+
+    /// The type of the computation.
+    fn real(&self) -> DType {
+        compute_type(self.input.dtype())
     }
 
     /// How many float64 the forward pass keeps its partial sums in. Loads the kernel, whose occupancy decides it.
@@ -257,27 +267,36 @@ impl<'a> Problem<'a> {
         arguments
     }
 
-    fn finish_arguments(&self) -> FinishArguments {
+    /// What the finishing kernel is told where the sums are there already.
+    fn finish_arguments(&self, memory: &Forward<'a>) -> FinishArguments {
         FinishArguments {
+            sums: memory.state,
+            coefficients: self.coefficients(memory.state),
+            loss: memory.loss,
+            weight: memory.weight,
+            dice_weight: memory.dice_weight,
             soft: i32::from(self.is_soft()),
             mean_over_pixels: i32::from(self.mean_over_pixels),
             ..finish_arguments(self.spec, self.rows(), self.classes())
         }
     }
 
-    fn finish_kernel(&self) -> Result<Arc<Kernel>> {
-        self.device.kernel(&Variant::finish(compute_type(self.input.dtype())))
+    /// # Safety
+    /// As for [`Problem::forward`].
+    unsafe fn launch_finish(&self, arguments: FinishArguments) -> Result<()> {
+        let kernel = self.device.kernel(&Variant::finish(self.real()))?;
+        // SAFETY: the caller vouches for the pointers.
+        unsafe { self.device.launch(&kernel, 0, self.stream, 1, &arguments) }
     }
 
-    /// The sums, and the loss from them or of each pixel. Returns as soon as the kernels are on the stream.
+    /// The state, and the loss from its sums or of each pixel; `partials` is workspace of float64 and its length: [`Problem::workspace`]. Returns
+    /// as soon as the kernels are on the stream.
     ///
     /// # Safety
     /// All pointers must be valid on the device, for what they are said to hold, until the stream has come so far.
-    pub unsafe fn forward(&self, memory: &Forward<'a>) -> Result<()> {
+    pub unsafe fn forward(&self, memory: &Forward<'a>, (partials, length): (Pointer, usize)) -> Result<()> {
         let (pass, variant, kernel, blocks) = self.pass(Source::Reduce, memory.pixel_loss, None)?;
-        let (partials, length) = memory.partials;
         expect_shape("partials", &[length], &[self.partials_len(blocks)], "what cuda_workspace asks for")?;
-        let finish = self.finish_kernel()?;
         let mut arguments = self.arguments(&pass, &variant, blocks);
         arguments.weight = memory.weight;
         arguments.partials = partials;
@@ -291,20 +310,20 @@ impl<'a> Problem<'a> {
             if grid > 0 {
                 self.device.launch(&kernel, 0, self.stream, grid, &arguments)?;
             }
-            let arguments = FinishArguments {
-                partials,
-                sums: memory.sums,
-                loss: memory.loss,
-                weight: memory.weight,
-                dice_weight: memory.dice_weight,
-                blocks: blocks as i32,
-                ..self.finish_arguments()
-            };
-            self.device.launch(&finish, FINISH, self.stream, 1, &arguments)
+            self.launch_finish(FinishArguments { partials, blocks: blocks as i32, ..self.finish_arguments(memory) })
         }
     }
 
-    /// dL/dinput from the sums. Returns as soon as the kernels are on the stream.
+    /// The loss and the coefficients from sums that may be those of several ranks added up. Returns as soon as the kernel is on the stream.
+    ///
+    /// # Safety
+    /// As for [`Problem::forward`].
+    pub unsafe fn finish(&self, memory: &Forward<'a>) -> Result<()> {
+        // SAFETY: the caller vouches for the pointers.
+        unsafe { self.launch_finish(self.finish_arguments(memory)) }
+    }
+
+    /// dL/dinput from the state. Returns as soon as the kernels are on the stream.
     ///
     /// # Safety
     /// As for [`Problem::forward`].
@@ -313,12 +332,12 @@ impl<'a> Problem<'a> {
             return Ok(());
         }
         let (pass, variant, kernel, blocks) = self.pass(Source::Gradient, memory.incoming, Some(memory.gradient))?;
-        let finish = self.finish_kernel()?;
         let mut arguments = self.arguments(&pass, &variant, blocks);
         arguments.weight = memory.weight;
-        arguments.coefficients = memory.coefficients;
-        arguments.owed =
-            memory.coefficients + (self.coefficients() * compute_type(self.input.dtype()).size()) as Pointer;
+        arguments.coefficients = self.coefficients(memory.state);
+        expect_shape("owed", &[memory.owed.1], &[self.owed_by(&variant, blocks)], "what cuda_owed asks for")?;
+        arguments.owed = memory.owed.0;
+        arguments.incoming = memory.grad_output;
         if let Some(incoming) = &pass.pixel {
             arguments.incoming = incoming.address() as Pointer;
             arguments.incoming_strides = incoming.strides.into();
@@ -329,17 +348,7 @@ impl<'a> Problem<'a> {
         }
         let grid = self.grid(blocks)?;
         // SAFETY: as in `forward`.
-        unsafe {
-            let coefficients = FinishArguments {
-                sums: memory.sums,
-                grad_output: memory.grad_output,
-                coefficients: memory.coefficients,
-                dice_weight: memory.dice_weight,
-                ..self.finish_arguments()
-            };
-            self.device.launch(&finish, COEFFICIENTS, self.stream, 1, &coefficients)?;
-            self.device.launch(&kernel, 0, self.stream, grid, &arguments)
-        }
+        unsafe { self.device.launch(&kernel, 0, self.stream, grid, &arguments) }
     }
 
     /// All blocks of all rows.
@@ -350,7 +359,7 @@ impl<'a> Problem<'a> {
     }
 }
 
-/// What the finishing kernels are told of the loss.
+/// What the finishing kernel is told of the loss alone.
 fn finish_arguments(spec: &LossSpec, rows: usize, classes: usize) -> FinishArguments {
     let pixel = match spec.pixel {
         None => 0,
@@ -380,21 +389,7 @@ fn finish_arguments(spec: &LossSpec, rows: usize, classes: usize) -> FinishArgum
     arguments
 }
 
-/// The loss from one row of sums, which may be those of several ranks added up, (C) weights of Dice or 0, and the loss in the type `real`.
-/// Returns as soon as the kernel is on the stream.
-///
-/// # Safety
-/// As for [`Problem::forward`].
-pub unsafe fn finish_sums(
-    spec: &LossSpec,
-    device: &Device,
-    stream: u64,
-    (sums, classes): (Pointer, usize),
-    dice_weight: Pointer,
-    (loss, real): (Pointer, DType),
-) -> Result<()> {
-    let kernel = device.kernel(&Variant::finish(real))?;
-    let arguments = FinishArguments { sums, loss, dice_weight, ..finish_arguments(spec, 1, classes) };
-    // SAFETY: the caller vouches for the pointers.
-    unsafe { device.launch(&kernel, FINISH, stream, 1, &arguments) }
+/// Columns of the coefficients of the gradient.
+fn coefficient_columns(spec: &LossSpec, classes: usize) -> usize {
+    if spec.region.is_some() { 1 + 2 * classes } else { 1 }
 }

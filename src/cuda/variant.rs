@@ -12,7 +12,7 @@ pub enum Source {
     Reduce,
     /// Second pass.
     Gradient,
-    /// The one-block kernels between them.
+    /// The one-block kernel between them.
     Finish,
     /// The confusion matrix.
     Confusion,
@@ -26,7 +26,7 @@ impl Source {
         match self {
             Self::Reduce => &["reduce"],
             Self::Gradient => &["gradient"],
-            Self::Finish => &["finish", "coefficients"],
+            Self::Finish => &["finish"],
             Self::Confusion => &["confusion"],
             Self::Resize => &["nearest", "majority"],
         }
@@ -76,32 +76,36 @@ pub struct Variant {
     weighted_pt: bool,
     smoothing: bool,
     region: bool,
+    /// Whether each pixel has a loss or an incoming gradient of its own.
+    each_pixel: bool,
 }
 
 /// Up to so many classes live in registers.
 const MAX_CLASSES: usize = 32;
 
 /// The same of a loss. Doubles take two registers each.
-fn max_classes(real: DType, soft: bool, sizes: Sizes, smoothing: bool) -> usize {
-    match (real, smoothing) {
-        (DType::Float64, _) if soft || sizes == Sizes::Upsampled => 8,
-        (DType::Float64, true) => 31, // with 32, sm_120 spills four registers
-        _ => MAX_CLASSES,
-    }
+fn max_classes(real: DType, soft: bool, sizes: Sizes) -> usize {
+    if real == DType::Float64 && (soft || sizes == Sizes::Upsampled) { 8 } else { MAX_CLASSES }
 }
 
-/// (threads a block, blocks a multiprocessor). Of 65536 registers this leaves each thread 85, 128, 170 or all 255 that it may have: as few as the kernels
+/// (threads a block, blocks a multiprocessor). Of 65536 registers this leaves each thread 85, 102, 128, 170 or all 255 that it may have: as few as the kernels
 /// do without spilling, because few classes need many threads to keep enough loads on their way.
-fn shape(real: DType, sizes: Sizes, classes: usize) -> (u32, u32) {
+fn shape(input: DType, soft: bool, sizes: Sizes, classes: usize) -> (u32, u32) {
+    let real = compute_type(input);
     if sizes == Sizes::Upsampled {
-        return (128, if real == DType::Float32 && classes <= 8 { 4 } else { 2 });
+        return match (real, classes) {
+            (DType::Float32, ..=7) => (128, 4),
+            (DType::Float32, 8) => (128, 3),
+            _ => (128, 2),
+        };
     }
     match (real, classes) {
         (DType::Float64, ..=8) => (256, 1),
         (DType::Float64, ..=16) => (128, 2),
         (DType::Float64, _) => (64, 1),
-        (_, ..=4) => (256, 3),
-        (_, ..=7) => (256, 2),
+        (_, ..=7) if soft => (256, 2),
+        (_, ..=7) if input == DType::Float32 => (256, 3),
+        (_, ..=7) => (128, 5), // twice as many pixels at a time
         (_, ..=10) => (128, 3),
         _ => (128, 2),
     }
@@ -171,10 +175,10 @@ impl Variant {
             None => {}
         }
         let soft = label.is_none() || sizes == Sizes::Area;
-        let in_registers = classes <= max_classes(real, soft, sizes, smoothing);
-        let (threads, blocks) = if in_registers { shape(real, sizes, classes) } else { (32, 1) };
+        let in_registers = classes <= max_classes(real, soft, sizes);
+        let (threads, blocks) = if in_registers { shape(input, soft, sizes, classes) } else { (32, 1) };
         let classes = if in_registers { classes as u32 } else { 0 };
-        let region = spec.region.is_some();
+        let (region, each_pixel) = (spec.region.is_some(), !spec.is_scalar());
         let power = power(gamma);
         Self {
             source,
@@ -191,10 +195,11 @@ impl Variant {
             weighted_pt,
             smoothing,
             region,
+            each_pixel,
         }
     }
 
-    /// The finishing kernels, which serve every loss of that type of computation.
+    /// The finishing kernel, which serves every loss of that type of computation.
     pub fn finish(real: DType) -> Self {
         Self {
             source: Source::Finish,
@@ -204,13 +209,14 @@ impl Variant {
             width: 1,
             channels_last: false,
             sizes: Sizes::Equal,
-            threads: 512,
+            threads: 1024,
             blocks: 1,
             pixel: 0,
             power: 0,
             weighted_pt: false,
             smoothing: false,
             region: false,
+            each_pixel: false,
         }
     }
 
@@ -220,6 +226,7 @@ impl Variant {
             format!("REAL={}", type_name(compute_type(self.input))),
             format!("INPUT={}", type_name(self.input)),
             format!("CLASSES={}", self.classes),
+            format!("FEW={}", i32::from(self.is_few())),
             format!("WIDTH={}", self.width),
             format!("CHANNELS_LAST={}", i32::from(self.channels_last)),
             format!("SIZES={}", self.sizes as i32),
@@ -231,9 +238,16 @@ impl Variant {
             format!("SMOOTHING={}", i32::from(self.smoothing)),
             format!("REGION={}", i32::from(self.region)),
             format!("PREDICTED={}", i32::from(!self.input.is_floating())),
+            format!("EACH_PIXEL={}", i32::from(self.each_pixel)),
         ];
         list.extend(self.label.map(|label| format!("LABEL={}", type_name(label))));
         list
+    }
+
+    /// Whether there are so few classes that a thread keeps its sums of each in registers, and the block's fit shared memory at once.
+    fn is_few(&self) -> bool {
+        let most = if compute_type(self.input) == DType::Float64 { 4 } else { 7 };
+        (1..=most).contains(&self.classes)
     }
 
     /// Pixels that a block takes at a time.

@@ -8,11 +8,10 @@ use crate::cuda::compile::{Architecture, compile};
 use crate::cuda::variant::{self, Source, Variant};
 use crate::cuda::{
     Backward, Device, Forward, Images, Matching, Problem, Resize, add_confusion, cache, confusion_length, describe,
-    finish_sums, library,
+    library,
 };
 use crate::loss::LossSpec;
 use crate::loss::operands::compute_type;
-use crate::loss::sums::row_length;
 use crate::tensor::{DType, View, expect_shape};
 use crate::{Error, Result};
 
@@ -89,19 +88,20 @@ pub fn cuda_workspace(
     })
 }
 
-/// How many numbers of workspace, in the type of the computation, `cuda_loss_backward` needs.
+/// How many numbers of workspace, in the type of the computation, `cuda_loss_backward` needs for upsampled logits; 0 for all others.
 #[pyfunction]
-pub fn cuda_coefficients(
-    py: Python<'_>,
-    spec: &PyLossSpec,
-    device: usize,
-    input: Tensor,
-    target: Tensor,
-) -> PyResult<usize> {
-    py.detach(|| Ok(problem(spec, device, 0, &input, &target)?.coefficients_len()?))
+pub fn cuda_owed(py: Python<'_>, spec: &PyLossSpec, device: usize, input: Tensor, target: Tensor) -> PyResult<usize> {
+    py.detach(|| Ok(problem(spec, device, 0, &input, &target)?.owed_len()?))
 }
 
-/// The loss into `loss` and the sums into `sums`, as work on `stream`.
+/// The address of the state.
+fn state(state: &Tensor, problem: &Problem<'_>) -> Result<u64> {
+    expect_shape("state", &state.shape, &[problem.state_len()], "rows of sums, and the coefficients")?;
+    state.contiguous("state", DType::Float64)
+}
+
+/// The loss into `loss`, and into `state` what the backward pass needs, as work on `stream`. Without `partials` the sums are there already, those
+/// of several ranks added up.
 #[pyfunction]
 pub fn cuda_loss_forward(
     py: Python<'_>,
@@ -113,55 +113,30 @@ pub fn cuda_loss_forward(
     weight: Option<Tensor>,
     dice_weight: Option<Tensor>,
     loss: Tensor,
-    sums: Tensor,
-    partials: Tensor,
+    state: Tensor,
+    partials: Option<Tensor>,
 ) -> PyResult<()> {
     py.detach(|| {
         let problem = problem(spec, device, stream, &input, &target)?;
         let scalar = spec.spec.is_scalar();
         let real = compute_type(input.dtype("input", "a floating dtype")?);
         let pixel_loss = if scalar { None } else { Some(pixels("loss", &loss, &problem)?) };
-        let (rows, columns) = problem.sums_shape();
-        expect_shape("sums", &sums.shape, &[rows, columns], "(rows, columns) of the spec")?;
         let (weight, dice_weight) = weights(&spec.spec, &weight, &dice_weight, &input)?;
         let memory = Forward {
             weight,
             dice_weight,
             loss: if scalar { number("loss", &loss, real)? } else { 0 },
             pixel_loss,
-            sums: sums.contiguous("sums", DType::Float64)?,
-            partials: (partials.contiguous("partials", DType::Float64)?, partials.shape.iter().product()),
+            state: self::state(&state, &problem)?,
         };
+        let Some(partials) = &partials else {
+            // SAFETY: as below.
+            return Ok(unsafe { problem.finish(&memory) }?);
+        };
+        let partials = (partials.contiguous("partials", DType::Float64)?, partials.shape.iter().product());
         // SAFETY: rarepixel's own Python code makes these from live tensors of that device, which torch keeps until the stream has
         // come so far; shapes and dtypes were checked above.
-        Ok(unsafe { problem.forward(&memory) }?)
-    })
-}
-
-/// The loss from one row of sums, which may be those of several ranks added up, into `loss`, as work on `stream`.
-#[pyfunction]
-pub fn cuda_loss_finish(
-    py: Python<'_>,
-    spec: &PyLossSpec,
-    device: usize,
-    stream: u64,
-    classes: usize,
-    sums: Tensor,
-    dice_weight: Option<Tensor>,
-    loss: Tensor,
-) -> PyResult<()> {
-    py.detach(|| {
-        let real = loss.dtype("loss", "float32 or float64")?;
-        expect_shape("loss", &loss.shape, &[], "that of the result")?;
-        expect_shape("sums", &sums.shape, &[1, row_length(&spec.spec, classes)], "one row of the spec")?;
-        let dice_weight = match &dice_weight {
-            Some(weight) => weight.contiguous(spec.spec.weight_names().1, real)?,
-            None => 0,
-        };
-        let (sums, loss) = (sums.contiguous("sums", DType::Float64)?, loss.contiguous("loss", real)?);
-        let device = Device::get(device)?;
-        // SAFETY: as in `cuda_loss_forward`.
-        Ok(unsafe { finish_sums(&spec.spec, &device, stream, (sums, classes), dice_weight, (loss, real)) }?)
+        Ok(unsafe { problem.forward(&memory, partials) }?)
     })
 }
 
@@ -213,7 +188,7 @@ pub fn cuda_resize(
     })
 }
 
-/// dL/dinput into `gradient`, as work on `stream`.
+/// dL/dinput into `gradient`, as work on `stream`; `owed` is the workspace that `cuda_owed` asks for.
 #[pyfunction]
 pub fn cuda_loss_backward(
     py: Python<'_>,
@@ -224,9 +199,8 @@ pub fn cuda_loss_backward(
     input: Tensor,
     target: Tensor,
     weight: Option<Tensor>,
-    dice_weight: Option<Tensor>,
-    sums: Tensor,
-    coefficients: Tensor,
+    state: Tensor,
+    owed: Option<Tensor>,
     gradient: Tensor,
 ) -> PyResult<()> {
     py.detach(|| {
@@ -237,18 +211,17 @@ pub fn cuda_loss_backward(
         if got != real {
             return Err(Error::type_("grad_output", got.name(), real.name()).into());
         }
-        let (rows, columns) = problem.sums_shape();
-        expect_shape("sums", &sums.shape, &[rows, columns], "(rows, columns) of the spec")?;
-        expect_shape("coefficients", &coefficients.shape, &[problem.coefficients_len()?], "rows of the spec")?;
+        let owed = match &owed {
+            Some(owed) => (owed.contiguous("owed", real)?, owed.shape.iter().product()),
+            None => (0, 0),
+        };
         expect_shape("gradient", &gradient.shape, &input.shape, "that of input")?;
-        let (weight, dice_weight) = weights(&spec.spec, &weight, &dice_weight, &input)?;
         let memory = Backward {
-            weight,
-            dice_weight,
+            weight: self::weight(spec.spec.weight_names().0, &weight, &input)?,
             grad_output: if scalar { number("grad_output", &grad_output, real)? } else { 0 },
             incoming: if scalar { None } else { Some(pixels("grad_output", &grad_output, &problem)?) },
-            sums: sums.contiguous("sums", DType::Float64)?,
-            coefficients: coefficients.contiguous("coefficients", real)?,
+            state: self::state(&state, &problem)?,
+            owed,
             gradient: gradient.view("gradient", "a floating dtype", true)?,
         };
         // SAFETY: as in `cuda_loss_forward`.

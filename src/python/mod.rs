@@ -18,8 +18,8 @@ mod _core {
     use super::build_info::build_info;
     #[pymodule_export]
     use super::cuda::{
-        cuda_cache, cuda_class_counts, cuda_coefficients, cuda_compile, cuda_devices, cuda_driver, cuda_loss_backward,
-        cuda_loss_finish, cuda_loss_forward, cuda_nvrtc, cuda_resize, cuda_workspace,
+        cuda_cache, cuda_class_counts, cuda_compile, cuda_devices, cuda_driver, cuda_loss_backward, cuda_loss_forward,
+        cuda_nvrtc, cuda_owed, cuda_resize, cuda_workspace,
     };
     #[pymodule_export]
     use super::exchange::read_tensors_by;

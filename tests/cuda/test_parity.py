@@ -63,7 +63,7 @@ def test_numbers_of_classes(precision: Precision, classes: int, cuda: str) -> No
     compare("dice_focal_loss", precision, logits, labels, "contiguous", {"alpha": alpha, "average": "macro"}, cuda)
 
 
-@pytest.mark.parametrize("classes", [5, 31, 32, 33])
+@pytest.mark.parametrize("classes", [5, 32, 33])
 @pytest.mark.parametrize("precision", PRECISIONS[:2], ids=str)
 def test_label_smoothing_of_many_classes(precision: Precision, classes: int, cuda: str) -> None:
     logits, labels = random_batch((2, classes, 8, 24))

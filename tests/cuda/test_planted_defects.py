@@ -54,7 +54,17 @@ def caught(
 BARRIER = r"bar\.sync\s+0;"
 VECTOR_LOAD = r"(ld\.global\.nc\.v4\.\w+\s+\{[^}]*\},\s*\[%rd\d+)(?:\+\d+)?\]"
 DEFECTS = {
-    **{f"dropped barrier {i}": ("reduce", replaced(BARRIER, "", i), 5, "race: |uninitialised") for i in range(5)},
+    # Of few classes, and of more.
+    **{
+        f"dropped barrier {i} with {classes} classes": (
+            "reduce",
+            replaced(BARRIER, "", i),
+            classes,
+            "race: |uninitialised",
+        )
+        for classes, barriers in ((5, 2), (9, 6))
+        for i in range(barriers)
+    },
     "dropped barrier in the finish": ("finish", replaced(BARRIER, "", 0), 5, "race: "),
     "dropped barrier in the gradient": ("gradient", replaced(BARRIER, "", 0), 5, "(race: |uninitialised)"),
     "dropped warp barrier": ("reduce", replaced(r"bar\.warp\.sync\s+-1;", "", 0), 40, "race: "),
@@ -74,7 +84,7 @@ DEFECTS = {
     "uninitialised shared memory": (
         "reduce",
         replaced(r"st\.shared\.\w+\s+\[[^\]]*\], (?:0|0f00000000);", "", 0),
-        5,
+        9,
         "uninitialised shared memory",
     ),
     "wrong mask": (
@@ -127,16 +137,17 @@ def test_an_entry_that_the_driver_refuses_is_compiled_again(
     assert "unknown instruction: frobnicate.f32" in (tmp_path / "calls").read_text()
 
 
+@pytest.mark.parametrize("classes", [5, 9])
 def test_every_barrier_was_dropped_once(
-    fresh_device: int, cuda: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    classes: int, fresh_device: int, cuda: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAREPIXEL_CACHE_DIR", str(tmp_path))
-    run(5)
+    run(classes)
     (text,) = [
         path.read_text(errors="ignore")
         for path in tmp_path.glob("*.ptx")
         if ".entry reduce(" in path.read_text(errors="ignore")
     ]
     assert len(re.findall(BARRIER, text)) == sum(
-        name.startswith("dropped barrier ") and name[-1].isdigit() for name in DEFECTS
+        name.startswith("dropped barrier ") and name.endswith(f"with {classes} classes") for name in DEFECTS
     )

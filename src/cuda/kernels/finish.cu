@@ -1,18 +1,19 @@
-// From partial sums to rows of sums and the loss, and from sums to the coefficients of the gradient: src/loss/sums.rs in
-// double precision on the device, so that nothing waits for the host. One block each.
+// From partial sums to rows of sums, and from those to the loss and the coefficients of the gradient: src/loss/sums.rs in double precision
+// on the device, so that nothing waits for the host. One block.
 //
 // A row of sums is [pixel loss, weight, valid, I_0.., P_0.., T_0..]. A wrong label makes its whole row nan, and so the loss.
 
 enum { LEADING = 3, WARPS = THREADS / 32 };
+// Partial sums that a thread asks for before it adds the first: one after another, each would wait for memory.
+enum { AT_ONCE = 8 };
 
 // Mirrored, field for field, by src/cuda/arguments.rs. Pointers that a loss does not need are null.
 struct FinishArguments {
-  double* partials;          // finish: (rows, columns, blocks), see reduce.cu; its first block becomes the total. Null: the sums
+  double* partials;          // (rows, columns, blocks), see reduce.cu; its first block becomes the total. Null: the sums
                              // are there already
   double* sums;              // (rows, columns)
-  Real* loss;                // finish: (), null without a reduction
-  const Real* grad_output;   // coefficients: (), null: 1
-  Real* coefficients;        // coefficients: (rows, 1 + 2 C), or (rows, 1) without a region term
+  Real* loss;                // (), null without a reduction
+  Real* coefficients;        // (rows, 1 + 2 C), or (rows, 1) without a region term; for an incoming gradient of 1
   const Real* weight;        // (C)
   const Real* dice_weight;   // (C)
   double pixel_factor;       // lambda of the pixel term
@@ -37,6 +38,16 @@ struct FinishArguments {
 struct Sums {
   double intersection, prediction, truth;
 };
+
+// Each over the lanes of a warp, side by side: one after another, each would wait for every one of its steps.
+__device__ void warp_sums(double& x, double& y, double& z) {
+#pragma unroll
+  for (int offset = 16; offset > 0; offset >>= 1) {
+    x += __shfl_xor_sync(0xffffffffu, x, offset);
+    y += __shfl_xor_sync(0xffffffffu, y, offset);
+    z += __shfl_xor_sync(0xffffffffu, z, offset);
+  }
+}
 
 // One warp's view of one row. Every function gives the same value in all lanes.
 struct Row {
@@ -66,9 +77,16 @@ struct Row {
   __device__ Sums of(int c) const { return {intersection(c), prediction(c), truth(c)}; }
   // The weighted sums over the classes that a micro average is the ratio of.
   __device__ Sums micro() const {
-    return {over_classes([&](int c) { return weight(c) * intersection(c); }),
-            over_classes([&](int c) { return weight(c) * prediction(c); }),
-            over_classes([&](int c) { return weight(c) * truth(c); })};
+    Sums sums = {0, 0, 0};
+#pragma unroll 1
+    for (int c = lane; c < a.classes; c += 32) {
+      const double w = weight(c);
+      sums.intersection += w * intersection(c);
+      sums.prediction += w * prediction(c);
+      sums.truth += w * truth(c);
+    }
+    warp_sums(sums.intersection, sums.prediction, sums.truth);
+    return sums;
   }
 };
 
@@ -98,22 +116,29 @@ __device__ double region_loss(const Row& row) {
   return sum / weights;
 }
 
-// What the sum of pixel losses is multiplied with; `weight` and `valid` are totals over all rows.
-__device__ double pixel_factor(const FinishArguments& a, double weight, double valid) {
-  if (a.pixel == 0) return 0;
-  if (!a.mean) return a.pixel_factor;
-  const double denominator = a.pixel == 1 ? weight : valid;
-  return denominator == 0 ? 0.0 : a.pixel_factor / denominator;
-}
+// The leading columns, each summed over all rows by one warp.
+struct Totals {
+  double loss = 0, weight = 0, valid = 0;
 
-// The sum of one of the leading columns over all rows, by one warp.
-__device__ double total(const FinishArguments& a, int column) {
-  const int columns = LEADING + (a.region ? 3 * a.classes : 0);
-  double sum = 0;
+  __device__ explicit Totals(const FinishArguments& a) {
+    const int columns = LEADING + (a.region ? 3 * a.classes : 0);
 #pragma unroll 1
-  for (int64 row = threadIdx.x % 32; row < a.rows; row += 32) sum += a.sums[row * columns + column];
-  return warp_sum(sum);
-}
+    for (int64 row = threadIdx.x % 32; row < a.rows; row += 32) {
+      const double* leading = a.sums + row * columns;
+      loss += leading[0];
+      weight += leading[1];
+      valid += leading[2];
+    }
+    warp_sums(loss, weight, valid);
+  }
+  // What the sum of pixel losses is multiplied with.
+  __device__ double pixel_factor(const FinishArguments& a) const {
+    if (a.pixel == 0) return 0;
+    if (!a.mean) return a.pixel_factor;
+    const double denominator = a.pixel == 1 ? weight : valid;
+    return denominator == 0 ? 0.0 : a.pixel_factor / denominator;
+  }
+};
 
 // The partial sums of all blocks, added up, as rows of sums.
 __device__ void add_up(const FinishArguments& a) {
@@ -126,7 +151,13 @@ __device__ void add_up(const FinishArguments& a) {
     double* partials = a.partials + column * a.blocks;
     double sum = 0;
 #pragma unroll 1
-    for (int block = lane; block < a.blocks; block += 32) sum += partials[block];
+    for (int first = lane; first < a.blocks; first += 32 * AT_ONCE) {
+      double some[AT_ONCE];
+#pragma unroll
+      for (int i = 0; i < AT_ONCE; ++i) some[i] = first + 32 * i < a.blocks ? partials[first + 32 * i] : 0;
+#pragma unroll
+      for (int i = 0; i < AT_ONCE; ++i) sum += some[i];
+    }
     sum = warp_sum(sum);
     if (lane == 0) partials[0] = sum;
   }
@@ -157,32 +188,6 @@ __device__ void add_up(const FinishArguments& a) {
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) finish(const FinishArguments a) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  if (a.partials) add_up(a);
-  if (!a.loss) return;
-  __syncthreads();
-
-  __shared__ double region[WARPS];
-  double sum = 0;
-  if (a.region) {
-#pragma unroll 1
-    for (int64 r = warp; r < a.rows; r += WARPS) sum += region_loss(Row(a, r));
-  }
-  if (lane == 0) region[warp] = sum;
-  __syncthreads();
-  if (warp != 0) return;
-  double loss = 0;
-  const double factor = pixel_factor(a, total(a, 1), total(a, 2));
-  if (factor != 0) loss += factor * total(a, 0);
-  if (a.region && a.rows > 0) {
-    double all = 0;
-    for (int i = 0; i < WARPS; ++i) all += region[i];
-    loss += a.region_factor * all / (double)a.rows;
-  }
-  if (lane == 0) *a.loss = (Real)loss;
-}
-
 // (dL/dI, dL/dP) of w times the region term: w (h N - 2 D) / D^2 and w a N / D^2. Without a target pixel dL/dI is multiplied by
 // y = 0 everywhere, and must not be beyond any number.
 struct Pair {
@@ -196,28 +201,52 @@ __device__ Pair ratio_gradient(const FinishArguments& a, double w, const Sums& s
   return {sums.truth == 0 ? 0 : a.intersection_factor * slope - 2 * w / d, a.prediction_factor * slope};
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) coefficients(const FinishArguments a) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int columns = a.region ? 1 + 2 * a.classes : 1;
-  const double scale = a.grad_output ? (double)*a.grad_output : 1.0;
-  const double pixel = pixel_factor(a, total(a, 1), total(a, 2)) * scale;
+// The coefficients of the gradient of a row, by one warp.
+__device__ void write_coefficients(const FinishArguments& a, const Row& row, double pixel, Real* to) {
+  if (row.lane == 0) to[0] = (Real)pixel;
+  if (!a.region) return;
+  const double factor = a.region_factor / (double)a.rows;
+  const Sums micro = a.macro ? Sums{0, 0, 0} : row.micro();
+  const double weights = a.macro ? row.weights() : 1;
 #pragma unroll 1
-  for (int64 r = warp; r < a.rows; r += WARPS) {
-    Real* to = a.coefficients + r * columns;
-    if (lane == 0) to[0] = (Real)pixel;
-    if (!a.region) continue;
-    const Row row(a, r);
-    const double factor = a.region_factor / (double)a.rows;
-    const Sums micro = a.macro ? Sums{0, 0, 0} : row.micro();
-    const double weights = a.macro ? row.weights() : 1;
-#pragma unroll 1
-    for (int c = lane; c < a.classes; c += 32) {
-      const double w = row.weight(c);
-      Pair pair = {0, 0};
-      if (w != 0) pair = ratio_gradient(a, factor * w / weights, a.macro ? row.of(c) : micro);
-      // At the target of a class index y_c is 1, so that q_c is a_c + b_c; a soft target multiplies a_c.
-      to[1 + c] = (Real)(scale * (a.soft ? pair.intersection : pair.intersection + pair.prediction));
-      to[1 + a.classes + c] = (Real)(scale * pair.prediction);
-    }
+  for (int c = row.lane; c < a.classes; c += 32) {
+    const double w = row.weight(c);
+    Pair pair = {0, 0};
+    if (w != 0) pair = ratio_gradient(a, factor * w / weights, a.macro ? row.of(c) : micro);
+    // At the target of a class index y_c is 1, so that q_c is a_c + b_c; a soft target multiplies a_c.
+    to[1 + c] = (Real)(a.soft ? pair.intersection : pair.intersection + pair.prediction);
+    to[1 + a.classes + c] = (Real)pair.prediction;
   }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) finish(const FinishArguments a) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (a.partials) add_up(a);
+  __syncthreads();
+
+  const Totals totals(a);
+  const double factor = totals.pixel_factor(a);
+  // From the last warp down, since the loss of a few rows is the work of the first.
+#pragma unroll 1
+  for (int64 r = WARPS - 1 - warp; r < a.rows; r += WARPS) {
+    write_coefficients(a, Row(a, r), factor, a.coefficients + r * (a.region ? 1 + 2 * a.classes : 1));
+  }
+  if (!a.loss) return;
+
+  __shared__ double region[WARPS];
+  double sum = 0;
+  if (a.region) {
+#pragma unroll 1
+    for (int64 r = warp; r < a.rows; r += WARPS) sum += region_loss(Row(a, r));
+  }
+  if (lane == 0) region[warp] = sum;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  double loss = factor == 0 ? 0 : factor * totals.loss;
+  if (a.region && a.rows > 0) {
+    double all = 0;
+    for (int i = 0; i < WARPS; ++i) all += region[i];
+    loss += a.region_factor * all / (double)a.rows;
+  }
+  *a.loss = (Real)loss;
 }

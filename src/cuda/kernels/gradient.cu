@@ -4,20 +4,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gradient(const Arg
   const Way way(a);
 #if CLASSES
   __shared__ Real coefficients[REGION ? 1 + 2 * CLASSES : 1];
-  for (int i = threadIdx.x; i < COEFFICIENTS; i += THREADS) {
-    coefficients[i] = load(a.coefficients + (int64)way.row * COEFFICIENTS + i);
-  }
-  __syncthreads();
+  const Slopes slopes(a, way.row, coefficients);
 #else
-  const Real* coefficients = a.coefficients + (int64)way.row * COEFFICIENTS;
+  const Slopes slopes(a, way.row);
 #endif
 #if SOFT
   each_pixel<true>(a, way, [&](const auto& z, const Shares& t, int64 sample, int64 pixel, bool inside, const auto& write) {
-    if (inside) gradient_at(a, coefficients, z, t, sample, pixel, write);
+    if (inside) gradient_at(a, slopes, z, t, sample, pixel, write);
   });
 #else
   each_pixel<true>(a, way, [&](const auto& z, int y, Real z_y, int64 sample, int64 pixel, bool inside, const auto& write) {
-    if (inside) gradient_at(a, coefficients, z, z_y, sample, pixel, y, write);
+    if (inside) gradient_at(a, slopes, z, z_y, sample, pixel, y, write);
   });
 #endif
 }

@@ -28,8 +28,8 @@ struct Arguments {
   const Real* weight;          // (C)
   Real* loss;                  // reduce: (N, pixels)
   double* partials;            // reduce: (rows, columns, blocks a row), see reduce.cu
-  const Real* incoming;        // gradient: (N, pixels)
-  const Real* coefficients;    // gradient: (rows, 1 + 2 C): the factor of the pixel term, q_c at the target, b_c
+  const Real* incoming;        // gradient: (N, pixels), or one number
+  const Real* coefficients;    // gradient: (rows, 1 + 2 C): the factor of the pixel term, q_c at the target, b_c; all for an incoming gradient of 1
   Input* gradient;             // gradient: (N, C, pixels)
   uint64* counts;              // confusion: (C C + 2)
   Real* owed;                  // gradient of any number of classes, upsampled: see upsampled_gradient.cu
@@ -53,12 +53,15 @@ struct Arguments {
 enum { IGNORED = -1, WRONG = -2 };
 
 template <typename T> __device__ __forceinline__ int class_of(T label, const Arguments& a) {
-  return (uint64)(int64)label < (uint64)a.classes ? (int)label : WRONG;
+  const bool known = sizeof(T) == 8 ? (uint64)label < (uint64)a.classes : (unsigned)(int)label < (unsigned)a.classes;
+  return known ? (int)label : WRONG;
 }
 
-// The class of a target's label.
+// The class of a target's label. (Comparisons of 32 bits take half as many instructions.)
 template <typename T> __device__ __forceinline__ int decode(T label, const Arguments& a) {
-  return (int64)label == a.ignore_index ? IGNORED : class_of(label, a);
+  const int narrow = (int)a.ignore_index;
+  const bool ignored = sizeof(T) == 8 ? (int64)label == a.ignore_index : (int)label == narrow && narrow == a.ignore_index;
+  return ignored ? IGNORED : class_of(label, a);
 }
 
 // The way of one thread over the pixels of its row, WIDTH at a time and without a division inside the loop.

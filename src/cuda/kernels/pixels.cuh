@@ -53,11 +53,16 @@ template <bool STORES, typename Visit> __device__ __forceinline__ void each_pixe
       visit(Logits(a, z, SHARE_WEIGHTS), t, way.sample, way.pixel + k, true, write);
 #else
       const int y = decode(labels[k], a);
-      const bool valid = y >= 0;
-      const auto z = [&](int c) { return valid ? to_real(block.at(c, k)) : (Real)0; };
-      const Logits logits(a, z, CLASS_WEIGHTS);  // before z_y: registers
+      const auto z = [&](int c) { return to_real(block.at(c, k)); };
+      Real z_y = 0;
+#if FEW
+      EACH_CLASS(c) z_y = c == y ? z(c) : z_y;
+#endif
+      const Logits logits(a, z, CLASS_WEIGHTS);  // before the other z_y: registers
+#if !FEW
       const Input* own = from + k * a.input_strides.pixel;
-      const Real z_y = valid ? to_real(load(own + y * a.input_strides.channel)) : (Real)0;
+      if (y >= 0) z_y = to_real(load(own + y * a.input_strides.channel));
+#endif
       visit(logits, y, z_y, way.sample, way.pixel + k, true, write);
 #endif
     }

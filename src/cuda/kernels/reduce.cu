@@ -22,7 +22,7 @@ __device__ __forceinline__ Real loss_at(const Arguments& a, const Logits<Z>& z, 
   if (!PIXEL) return 0;
   Real mass = 0;
   EACH_CLASS(c) mass += class_mass(a, c, t(c));
-  return z.spread + mass * logarithm(sum);
+  return z.spread + mass * logarithm_from_one(sum);
 }
 #else
 // The loss at a valid pixel of class y; `weights` is their sum.
@@ -30,7 +30,7 @@ template <typename Z>
 __device__ __forceinline__ Real loss_at(const Arguments& a, const Softmax& softmax, const Logits<Z>& z, int y, Real weights) {
   if (!PIXEL) return 0;
   const Real log_sum = softmax.log_sum();
-  Real loss = pixel_loss(a, softmax, log_sum, weight_of(a, y)).loss;
+  Real loss = pixel_loss(a, softmax, log_sum, weight_of(a, y < 0 ? 0 : y)).loss;
   // Label smoothing: the part that is spread over all classes, of which each has m - z_c + log_sum.
   if (SMOOTHING) loss += (Real)a.smoothing * (z.spread + weights * log_sum);
   return loss;
@@ -39,7 +39,7 @@ __device__ __forceinline__ Real loss_at(const Arguments& a, const Softmax& softm
 
 // Keep the loss of a pixel where it is asked for.
 __device__ __forceinline__ void keep(const Arguments& a, int64 sample, int64 pixel, Real loss, bool wrong) {
-  if (a.loss) a.loss[offset(a.loss_strides, sample, pixel)] = wrong ? not_a_number() : loss;
+  if (EACH_PIXEL) a.loss[offset(a.loss_strides, sample, pixel)] = wrong ? not_a_number() : loss;
 }
 
 #if CLASSES
@@ -58,6 +58,38 @@ __device__ __forceinline__ void write_partials(const Arguments& a, const Way& wa
 // One slot a class for each thread, which so can add to the class of its pixel without choosing among registers.
 #define SLOT(slots, c) slots[c][threadIdx.x]
 
+#if FEW && !SOFT
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Arguments a) {
+  // All columns of the thread, in the order of the partial sums. Numbers of pixels are exact: a thread has fewer than 2^24.
+  enum { TRUTH = CLASS_COLUMNS + (CLASS_PARTS - 1) * CLASSES, COLUMNS = TRUTH + CLASSES };
+  __shared__ Real slots[COLUMNS][THREADS];
+  Real own[COLUMNS];
+#pragma unroll
+  for (int i = 0; i < COLUMNS; ++i) own[i] = 0;
+  load_weights(a);
+  const Real weights = weight_sum(a);
+  const Way way(a);
+  each_pixel<false>(a, way, [&](const auto& z, int y, Real z_y, int64 sample, int64 pixel, bool inside, const auto&...) {
+    const bool valid = y >= 0;
+    const Softmax softmax(z, a, y, z_y);
+    Real loss = loss_at(a, softmax, z, y, weights);
+    loss = valid ? loss : (Real)0;
+    own[LOSS_COLUMN] += loss;
+    if (inside) keep(a, sample, pixel, loss, y == WRONG);
+    if (y == WRONG) own[WRONG_COLUMN] += 1;
+    const Real p_y = softmax.probability();
+    EACH_CLASS(c) {
+      if (c == y) own[TRUTH + c] += 1;
+      if (REGION && c == y) own[CLASS_COLUMNS + c] += p_y;
+      if (REGION && valid) own[CLASS_COLUMNS + CLASSES + c] += z.e(c) * softmax.inverse;
+    }
+  });
+#pragma unroll
+  for (int i = 0; i < COLUMNS; ++i) SLOT(slots, i) = own[i];
+  __syncthreads();
+  write_partials(a, way, slots, COLUMNS, 0);
+}
+#else
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Arguments a) {
   __shared__ Real sums[REGION || SOFT ? CLASSES : 1][THREADS];  // I_c, then P_c, then the rest
 #if SOFT
@@ -78,6 +110,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Argum
   Real registers[CLASSES];
   const auto prediction = [&](int c) -> Real& { return IN_SHARED ? SLOT(predictions, c) : registers[c]; };
   EACH_CLASS(c) prediction(c) = 0;
+  load_weights(a);
   const Real weights = weight_sum(a);
   Real total = 0;
   const Way way(a);
@@ -104,15 +137,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Argum
   each_pixel<false>(a, way, [&](const auto& z, int y, Real z_y, int64 sample, int64 pixel, bool inside, const auto&...) {
     const bool valid = y >= 0;
     const Softmax softmax(z, a, y, z_y);
-    const Real loss = valid ? loss_at(a, softmax, z, y, weights) : (Real)0;
+    Real loss = loss_at(a, softmax, z, y, weights);
+    loss = valid ? loss : (Real)0;
     total += loss;
     if (inside) keep(a, sample, pixel, loss, y == WRONG);
     wrong_pixels += y == WRONG;
     if (valid) SLOT(counts, y) += 1;
     if (!REGION) return;
-    const Real inverse = valid ? softmax.inverse : (Real)0;
     if (valid) SLOT(sums, y) += softmax.probability();
-    EACH_CLASS(c) prediction(c) += z.e(c) * inverse;
+    EACH_CLASS(c) {
+      if (valid) prediction(c) += z.e(c) * softmax.inverse;
+    }
   });
 #endif
 
@@ -153,6 +188,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Argum
   write_partials(a, way, counts, 1, WRONG_COLUMN);
 #endif
 }
+#endif
 
 #else  // any number of classes: a block is one warp, and adds to its own partial sums as it goes
 

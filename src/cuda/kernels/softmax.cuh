@@ -1,7 +1,19 @@
 // What the two passes of a loss have in common: the softmax of a pixel and its pixel loss.
 
 // w_y, or 1 where there are no weights.
+#if CLASSES
+__shared__ Real class_weights[CLASSES];
+
+// Fills them: before the first `weight_of`.
+__device__ __forceinline__ void load_weights(const Arguments& a) {
+  for (int c = threadIdx.x; c < CLASSES; c += THREADS) class_weights[c] = a.weight ? load(a.weight + c) : (Real)1;
+  __syncthreads();
+}
+__device__ __forceinline__ Real weight_of(const Arguments&, int y) { return class_weights[y]; }
+#else
+__device__ __forceinline__ void load_weights(const Arguments&) {}
 __device__ __forceinline__ Real weight_of(const Arguments& a, int y) { return a.weight ? load(a.weight + y) : (Real)1; }
+#endif
 
 // sum_c w_c, of which label smoothing needs the same at every pixel.
 __device__ __forceinline__ Real weight_sum(const Arguments& a) {
@@ -22,7 +34,7 @@ template <typename Z> struct Logits {
   Real value[CLASSES];  // z_c, then e_c
 
   template <typename V> __device__ __forceinline__ Logits(const Arguments& a, const Z& z, const V& v) {
-    m = -infinity();
+    m = z(0);
 #pragma unroll
     for (int c = 0; c < CLASSES; ++c) {
       value[c] = z(c);
@@ -65,13 +77,15 @@ struct Softmax {
   template <typename Z> __device__ __forceinline__ Softmax(const Logits<Z>& logits, const Arguments& a, int y, Real z_y) {
     distance = logits.m - z_y;
     target = exponential(-distance);
-    others = 0;
-    EACH_CLASS(c) others += c == y ? (Real)0 : logits.e(c);
+    others = y == 0 ? (Real)0 : logits.e(0);
+    EACH_CLASS(c) {
+      if (c > 0 && c != y) others += logits.e(c);
+    }
     inverse = inverse_of(target + others);
   }
   __device__ __forceinline__ Real log_sum() const {
     const Real sum = target + others;
-    return (others - (sum - target)) * inverse + logarithm(sum);
+    return (others - (sum - target)) * inverse + logarithm_from_one(sum);
   }
   __device__ __forceinline__ Real probability() const { return target * inverse; }
   __device__ __forceinline__ Real complement() const { return others * inverse; }

@@ -17,15 +17,13 @@ enum { IN_REGISTERS = CLASSES > 0 && CLASSES * sizeof(Real) <= 64 };
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gradient(const Arguments a) {
   const int thread = threadIdx.x, row_of_sums = blockIdx.x / a.blocks;
-  const Real* own = a.coefficients + (int64)row_of_sums * COEFFICIENTS;
 #if CLASSES
   __shared__ Real coefficients[REGION ? 1 + 2 * CLASSES : 1];
-  for (int i = thread; i < COEFFICIENTS; i += THREADS) coefficients[i] = load(own + i);
-  __syncthreads();
+  const Slopes slopes(a, row_of_sums, coefficients);
   Real above_registers[IN_REGISTERS ? CLASSES : 1], below_registers[IN_REGISTERS ? CLASSES : 1];
   __shared__ Real memory[(IN_REGISTERS ? 1 : 2) * CLASSES * PADDED], carried[CLASSES * MAX_ROWS];
 #else
-  const Real* coefficients = own;
+  const Slopes slopes(a, row_of_sums);
   Real above_registers[1], below_registers[1];
   Real* memory = a.owed + (int64)blockIdx.x * 3 * a.classes * PADDED;  // (3, C, PADDED): two for this, the last more than enough for
   Real* carried = memory + (int64)2 * a.classes * PADDED;              // (C, MAX_ROWS)
@@ -63,7 +61,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gradient(const Arg
           const auto z = [&](int c) { return label >= 0 ? column(c) : (Real)0; };
           const Logits logits(a, z);
           const Real z_y = label >= 0 ? column.of(label) : (Real)0;
-          gradient_at(a, coefficients, logits, z_y, part.sample, pixel, label, [&](int c, Real g) {
+          gradient_at(a, slopes, logits, z_y, part.sample, pixel, label, [&](int c, Real g) {
             above(c) += (1 - column.share_below) * g;
             below(c) += column.share_below * g;
           });

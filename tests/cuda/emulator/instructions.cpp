@@ -181,6 +181,11 @@ float fma_down(float a, float b, float c) {
 double reciprocal_high(double x) { return std::bit_cast<double>(std::bit_cast<u64>(1.0 / x) & 0xffffffff00000000ull); }
 float saturated(float x) { return x > 0 ? std::min(x, 1.0f) : 0.0f; }  // a nan becomes 0
 u16 to_half(float x) { return std::bit_cast<u16>((_Float16)x); }
+// To nearest, ties to even; a nan is one nan, whatever its payload.
+u16 to_bfloat16(float x) {
+  const u32 bits = std::bit_cast<u32>(x);
+  return x != x ? 0x7fff : (u16)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
 float from_half(u16 x) { return (float)std::bit_cast<_Float16>(x); }
 template <class T> T divide(T a, T b) { return b == 0 ? (T)-1 : (T)(a / b); }
 template <class T> T remainder(T a, T b) { return b == 0 ? a : (T)(a % b); }
@@ -301,6 +306,7 @@ Table make_table() {
   conversion<double, float>(t, "f64.f32"), conversion<float, double>(t, "rn.f32.f64");
   t["cvt.f32.f16"] = one<float, u16, from_half>;
   t["cvt.rn.f16.f32"] = one<u16, float, to_half>;
+  t["cvt.rn.bf16.f32"] = one<u16, float, to_bfloat16>;
   t["cvt.sat.f32.f32"] = one<float, float, saturated>;
   t["cvt.rni.s32.f32"] = one<s32, float, [](float a) { return (s32)std::nearbyint(a); }>;
   t["cvt.rni.f32.f32"] = one<float, float, [](float a) { return std::nearbyint(a); }>;

@@ -1,4 +1,4 @@
-// What the programs that check a loss tell the finishing kernels: a pixel term (1: cross entropy, 2: focal) plus `lambda` times micro Dice.
+// What the programs that check a loss tell the finishing kernel: a pixel term (1: cross entropy, 2: focal) plus `lambda` times micro Dice.
 #pragma once
 #include <memory>
 

@@ -51,6 +51,8 @@ int main() {
   pass.target = target.data;
   pass.partials = finishing.partials.get();
   pass.coefficients = finishing.coefficients.get();
+  const Real one = 1;
+  pass.incoming = &one;
   pass.gradient = gradient.data;
   pass.owed = owed.get();
   pass.input_strides = pass.gradient_strides = {classes * small, small, 1};
@@ -75,7 +77,6 @@ int main() {
   cut(full, 4, THREADS);
   launch<Arguments, reduce>(blocks, pass);
   launch<FinishArguments, finish>(1, finishing.arguments);
-  launch<FinishArguments, ::coefficients>(1, finishing.arguments);
   cut(map, 4, TALL ? 3 : 1);
   launch<Arguments, ::gradient>(blocks, pass);
 

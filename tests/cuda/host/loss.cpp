@@ -33,6 +33,8 @@ int main() {
   pass.target = target.data;
   pass.partials = finishing.partials.get();
   pass.coefficients = finishing.coefficients.get();
+  const Real one = 1;
+  pass.incoming = &one;
   pass.gradient = gradient.data;
   pass.input_strides = pass.gradient_strides = layout;
   pass.target_strides = {pixels, 0, 1};
@@ -47,7 +49,6 @@ int main() {
   pass.classes = (int)classes;
   launch<Arguments, reduce>(blocks, pass);
   launch<FinishArguments, finish>(1, finishing.arguments);
-  launch<FinishArguments, ::coefficients>(1, finishing.arguments);
   launch<Arguments, ::gradient>(blocks, pass);
 
   // The plain formulas: with I, P, T over all classes, Dice is (2 I + s) / (P + T + s), and dL/dI = -2 / D, dL/dP = N / D^2.
