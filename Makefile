@@ -63,8 +63,9 @@ $(VENV)/.peers: $(VENV)/.requirements
 bench-loader: setup ## XBDLoader against DataLoader and torchgeo (where it is installed); a CSV in benches/results
 	$(BIN)/python benches/loader.py
 
-bench-gpu: setup ## ours against torch on the GPU at hand; a CSV in benches/results
+bench-gpu: setup ## ours against torch on the GPU at hand: a CSV in benches/results, and from it the table in the README
 	$(BIN)/python benches/gpu.py
+	$(BIN)/python benches/readme.py
 
 docs: setup ## the pages, in site/; warnings are errors, and it needs no network
 	$(BIN)/mkdocs build --strict --config-file notebooks/mkdocs.yml

@@ -2,8 +2,10 @@
 
     python benches/gpu.py [--quick]
 
-Times are medians over CUDA events, warm, with inputs rotated so that none is still in the L2. Every answer is compared
-with the reference before it is timed. A CSV goes to benches/results/<date>-<card>.csv with driver, versions and commit.
+Times are medians over CUDA events, warm, with inputs rotated so that none is still in the L2. The device is kept busy
+while a piece of work is put on the stream: what is timed is the device's part, as in a training step, where the host is
+ahead; the host's part is a column of its own. Every answer is compared with the reference before it is timed. A CSV
+goes to benches/results/<date>-<card>-gpu.csv with driver, versions and commit.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import re
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from itertools import cycle
 from pathlib import Path
@@ -29,23 +32,39 @@ from rarepixel import reference
 RESULTS = Path(__file__).parent / "results"
 SHAPES = ((8, 5, 1024, 1024), (16, 5, 512, 512))
 Loss = Callable[[Tensor, Tensor], Tensor]
+# Cycles that the device waits before each piece of work (2 ms of an H100): longer than the host needs to enqueue it.
+HEAD_START = 4_000_000
 LOSSES = ("cross_entropy", "focal_loss", "dice_loss", "dice_focal_loss")
+PARTS = ("forward", "backward", "both")
 
 
 def milliseconds(work: Iterator[Callable[[], object]], repeats: int) -> float:
-    """The median time of one piece of work, from events round each."""
+    """The median time of one piece of work on the device, from events round each."""
     for _ in range(5):
         next(work)()
+    torch.cuda.synchronize()
     times = []
     for _ in range(repeats):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         piece = next(work)
+        torch.cuda._sleep(HEAD_START)
         start.record()
         piece()
         end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end))
-    return statistics.median(times)
+        times.append((start, end))
+    torch.cuda.synchronize()
+    return statistics.median(start.elapsed_time(end) for start, end in times)
+
+
+def host_microseconds(piece: Callable[[], object], repeats: int) -> float:
+    """The median time until a piece of work is on the stream."""
+    times = []
+    for _ in range(repeats):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        piece()
+        times.append(time.perf_counter() - start)
+    return 1e6 * statistics.median(times)
 
 
 def copies_needed(size: int) -> int:
@@ -74,12 +93,11 @@ def memory_of(loss: Loss, input: Tensor, target: Tensor) -> float:
 
 
 def check(name: str, loss: Loss, input: Tensor, target: Tensor) -> None:
-    """The first sample's loss and gradient against the reference in float64."""
-    some, labels = input.detach()[:1].clone().requires_grad_(), target[:1]
-    truth_input = some.detach().double().requires_grad_()
-    value, truth = loss(some, labels), getattr(reference, name)(truth_input, labels.long())
-    (gradient,), (true_gradient,) = torch.autograd.grad(value, some), torch.autograd.grad(truth, truth_input)
-    close = 2**-7 if some.dtype == torch.bfloat16 else 1e-5
+    """The loss and its gradient against the reference in float64."""
+    truth_input = input.detach().double().requires_grad_()
+    value, truth = loss(input, target), getattr(reference, name)(truth_input, target.long())
+    (gradient,), (true_gradient,) = torch.autograd.grad(value, input), torch.autograd.grad(truth, truth_input)
+    close = 2**-7 if input.dtype == torch.bfloat16 else 1e-5
     assert abs(value.item() - truth.item()) <= close * abs(truth.item()), (
         f"{name}: {value.item()}, expected {truth.item()}"
     )
@@ -87,8 +105,8 @@ def check(name: str, loss: Loss, input: Tensor, target: Tensor) -> None:
     assert error <= close, f"{name}: gradient off by {error:.1e}"
 
 
-def measure(name: str, loss: Loss, batches: list[tuple[Tensor, Tensor]], repeats: int) -> tuple[float, float, float]:
-    """(forward, backward, both) in milliseconds."""
+def measure(name: str, loss: Loss, batches: list[tuple[Tensor, Tensor]], repeats: int) -> dict[str, float]:
+    """Milliseconds on the device of the passes, and microseconds on the host."""
 
     def forward(input: Tensor, target: Tensor) -> None:
         with torch.no_grad():
@@ -97,17 +115,21 @@ def measure(name: str, loss: Loss, batches: list[tuple[Tensor, Tensor]], repeats
     def both(input: Tensor, target: Tensor) -> None:
         torch.autograd.grad(loss(input, target), input)
 
-    times = [
-        milliseconds(cycle([lambda batch=batch, work=work: work(*batch) for batch in batches]), repeats)
-        for work in (forward, both)
-    ]
-    # The backward pass alone, on graphs made before.
-    values = [loss(*batch) for batch in batches]
-    backward = [
-        lambda value=value, input=batch[0]: torch.autograd.grad(value, input, retain_graph=True)
-        for value, batch in zip(values, batches, strict=True)
-    ]
-    return times[0], milliseconds(cycle(backward), repeats), times[1]
+    def timed(work: Loss) -> float:
+        return milliseconds(cycle([lambda batch=batch: work(*batch) for batch in batches]), repeats)
+
+    found = {"both_ms": timed(both), "both_host_us": host_microseconds(lambda: both(*batches[0]), repeats)}
+    if name != "torch.compile":  # which would compile a second graph for the forward pass alone
+        found["forward_ms"] = timed(forward)
+        values = [loss(*batch) for batch in batches]
+        found["backward_ms"] = milliseconds(
+            cycle(
+                lambda value=value, input=batch[0]: torch.autograd.grad(value, input, retain_graph=True)
+                for value, batch in zip(values, batches, strict=True)
+            ),
+            repeats,
+        )
+    return found
 
 
 def driver() -> str:
@@ -124,7 +146,7 @@ def main() -> None:
     quick = parser.parse_args().quick
     if not torch.cuda.is_available():
         sys.exit("benches/gpu.py: torch sees no GPU")
-    repeats = 20 if quick else 100
+    repeats = 20 if quick else 40
     card = torch.cuda.get_device_name(0)
     bandwidth = copy_bandwidth(repeats)
     about = {
@@ -143,7 +165,7 @@ def main() -> None:
             for label_dtype in (torch.uint8, torch.int64):
                 rows += bench_batch(shape, dtype, label_dtype, bandwidth, repeats, quick)
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{datetime.date.today()}-{re.sub(r'[^A-Za-z0-9]+', '-', card).strip('-').lower()}.csv"
+    path = RESULTS / f"{datetime.date.today()}-{re.sub(r'[^A-Za-z0-9]+', '-', card).strip('-').lower()}-gpu.csv"
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, [*rows[0], *about, "copy_gb_s"])
         writer.writeheader()
@@ -154,7 +176,7 @@ def main() -> None:
 def bench_batch(
     shape: tuple[int, ...], dtype: torch.dtype, label_dtype: torch.dtype, bandwidth: float, repeats: int, quick: bool
 ) -> list[dict[str, object]]:
-    """All losses and implementations on one kind of batch."""
+    """All losses and implementations on one kind of batch, and a copy of its logits."""
     generator = torch.Generator("cuda").manual_seed(0)
     logits_bytes = torch.Size(shape).numel() * dtype.itemsize
     batches = [
@@ -168,33 +190,43 @@ def bench_batch(
     # Each logit and label read once a pass; each gradient written once.
     moved = {"forward": logits_bytes + label_bytes, "backward": 2 * logits_bytes + label_bytes}
     rows: list[dict[str, object]] = []
-    for name in LOSSES:
-        plain: Loss = lambda input, target, name=name: getattr(reference, name)(input, target)  # noqa: E731
-        implementations: dict[str, Loss] = {"rarepixel": getattr(rp, name), "torch": plain}
-        if not quick:
-            implementations["torch.compile"] = torch.compile(plain)
-        for implementation, loss in implementations.items():
-            check(name, loss, *batches[0])
-            forward, backward, both = measure(name, loss, batches, repeats)
-            share = {
-                part: moved[part] / time / 1e6 / bandwidth
-                for part, time in (("forward", forward), ("backward", backward))
-            }
-            row = {
-                "loss": name,
+
+    def add(
+        loss: str, implementation: str, found: dict[str, float], memory: float | None, moved: dict[str, int]
+    ) -> None:
+        share = {part: moved[part] / found[f"{part}_ms"] / 1e6 / bandwidth for part in moved if f"{part}_ms" in found}
+        rows.append(
+            {
+                "loss": loss,
                 "implementation": implementation,
                 "shape": "x".join(map(str, shape)),
                 "dtype": str(dtype).removeprefix("torch."),
                 "labels": str(label_dtype).removeprefix("torch."),
-                "forward_ms": round(forward, 4),
-                "backward_ms": round(backward, 4),
-                "both_ms": round(both, 4),
-                "forward_of_copy": round(share["forward"], 3),
-                "backward_of_copy": round(share["backward"], 3),
-                "memory_of_logits": round(memory_of(loss, *batches[0]), 3),
+                **{f"{part}_ms": round(found[f"{part}_ms"], 4) if f"{part}_ms" in found else "" for part in PARTS},
+                "both_host_us": round(found["both_host_us"], 1) if "both_host_us" in found else "",
+                **{
+                    f"{part}_of_copy": round(share[part], 3) if part in share else ""
+                    for part in ("forward", "backward")
+                },
+                "memory_of_logits": "" if memory is None else round(memory, 3),
             }
-            rows.append(row)
-            print(" ".join(f"{key}={value}" for key, value in row.items()), flush=True)
+        )
+        print(" ".join(f"{key}={value}" for key, value in rows[-1].items()), flush=True)
+
+    # A copy moves as much as a backward pass, but for the labels: so much bandwidth is to be had at that size.
+    kept = torch.empty_like(batches[0][0], requires_grad=False)
+    copies = cycle([lambda input=input: kept.copy_(input.detach()) for input, _ in batches])
+    add("copy", "torch", {"backward_ms": milliseconds(copies, repeats)}, None, {"backward": 2 * logits_bytes})
+    for name in LOSSES:
+        plain: Loss = lambda input, target, name=name: getattr(reference, name)(input, target)  # noqa: E731
+        implementations: dict[str, Loss] = {"rarepixel": getattr(rp, name), "torch": plain}
+        if not quick and label_dtype == torch.int64:  # torch's own type of labels: compiling takes longer than all else
+            torch._dynamo.reset()  # or the eighth variant of this lambda is the last that is compiled
+            implementations["torch.compile"] = torch.compile(plain, dynamic=False)
+        for implementation, loss in implementations.items():
+            check(name, loss, *batches[0])
+            found = measure(implementation, loss, batches, repeats)
+            add(name, implementation, found, memory_of(loss, *batches[0]), moved)
     return rows
 
 

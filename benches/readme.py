@@ -1,11 +1,12 @@
-"""The figures of README.md, written into it from a CSV of benches/losses.py, and the picture beside them.
+"""The figures of README.md, written into it from CSVs of benches/losses.py and benches/gpu.py, and its picture.
 
 `make bench` does it after a run; `python benches/readme.py [CSV]` does it again. The tests compare the README with the
-newest CSV in benches/results.
+newest CSVs in benches/results.
 """
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,17 +27,18 @@ CONFUSION = "confusion matrix"
 NONE = "–"
 
 
-def newest() -> Path | None:
-    """The latest table of benches/losses.py that is kept; names begin with the date."""
-    return max((PROJECT / "benches" / "results").glob("*-losses.csv"), default=None)
+def newest(kind: str = "losses") -> Path | None:
+    """The latest table of benches/losses.py or benches/gpu.py that is kept; names begin with the date."""
+    return max((PROJECT / "benches" / "results").glob(f"*-{kind}.csv"), default=None)
 
 
 def filled(text: str, results: Path | None) -> str:
     """`text` with what is between each pair of markers made from `results`."""
-    blocks = {"picture": PENDING, "libraries": PENDING}
+    gpu = newest("gpu")
+    blocks = {"picture": PENDING, "libraries": PENDING, "gpu": PENDING if gpu is None else _gpu_table(gpu)}
     if results is not None:
         measurements, facts = report.read_csv(results)
-        blocks = {"picture": _image(), "libraries": _tables(measurements, facts, results)}
+        blocks |= {"picture": _image(), "libraries": _tables(measurements, facts, results)}
     for name, block in blocks.items():
         markers = re.compile(rf"(<!-- bench: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         text, found = markers.subn(lambda match, block=block: f"{match[1]}\n{block}\n\n{match[2]}", text)
@@ -84,6 +86,41 @@ def _tables(measurements: Sequence[Measurement], facts: dict[str, str], results:
             _table(training, error),
         ]
     )
+
+
+def _gpu_table(results: Path) -> str:
+    """A row for each kind of batch, a column for each loss."""
+    with results.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    about = rows[0]
+    cells = {(_batch(row), row["loss"], row["implementation"]): row for row in rows}
+    losses = list(dict.fromkeys(row["loss"] for row in rows if row["implementation"] == "rarepixel"))
+
+    def cell(batch: str, loss: str) -> str:
+        ours = cells[batch, loss, "rarepixel"]
+        others = [cells.get((batch, loss, name)) for name in ("torch", "torch.compile")]
+        times = [NONE if one is None else f"{float(one['both_ms']) / float(ours['both_ms']):.0f} x" for one in others]
+        passes = [f"{100 * float(ours[f'{one}_of_copy']):.0f} %" for one in ("forward", "backward")]
+        return f"{float(ours['both_ms']):.3f} ({', '.join(times)}); {', '.join(passes)}"
+
+    batches = dict.fromkeys(_batch(row) for row in rows)
+    return "\n".join(
+        [
+            f"{about['card']}, driver {about['driver']}, CUDA {about['cuda']}, torch {about['torch']}; commit"
+            f" {about['commit']}. [All of it](benches/results/{results.name}). Forward + backward in milliseconds on"
+            " the device (how many times torch and `torch.compile` take that); then what share the forward and the"
+            f" backward pass get of the bandwidth of a large copy, {about['copy_gb_s']} GB/s, if each reads logits and"
+            " labels once, and the second writes the gradient once:",
+            "",
+            f"|  | {' | '.join(losses)} |",
+            f"| --- | {' | '.join(['--:'] * len(losses))} |",
+            *(f"| {batch} | {' | '.join(cell(batch, loss) for loss in losses)} |" for batch in batches),
+        ]
+    )
+
+
+def _batch(row: dict[str, str]) -> str:
+    return f"({row['shape'].replace('x', ', ')}) {row['dtype']}, {row['labels']}"
 
 
 def _about(one: Measurement, facts: dict[str, str], results: Path) -> str:
