@@ -47,6 +47,33 @@ def test_a_wrong_label_is_an_error_when_debugging(cuda: str, monkeypatch: pytest
         rp.cross_entropy(logits, labels, weight=torch.tensor([1.0, 1, -1, 1, 1], device=cuda), ignore_index=7)
 
 
+@pytest.mark.parametrize("classes", [5, 9, 40])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_logit_that_is_no_number_spoils_its_pixel_alone(value: float, classes: int, cuda: str) -> None:
+    """As in torch: in registers of few classes and of more, and in a loop; minus infinity is an impossible class."""
+    logits, labels = batch((2, classes, 9, 16), cuda)
+    labels[0, 3, 4] = 1
+    spoilt = logits.detach().clone()
+    spoilt[0, 2, 3, 4] = value
+    spoilt.requires_grad_()
+    for name in ("cross_entropy", "focal_loss"):
+        losses = getattr(rp, name)(spoilt, labels, reduction="none")
+        truth = getattr(reference, name)(spoilt, labels, reduction="none")
+        assert torch.allclose(losses, truth, atol=1e-6, equal_nan=True), name
+        gradients = [torch.autograd.grad(value.sum(), spoilt)[0] for value in (losses, truth)]
+        assert torch.allclose(*gradients, atol=1e-6, equal_nan=True), name
+
+
+@pytest.mark.parametrize("classes", [5, 40])
+def test_a_nan_in_a_class_without_a_share_is_seen(classes: int, cuda: str) -> None:
+    logits, _ = batch((1, classes, 4, 4), cuda)
+    spoilt = logits.detach().clone()
+    spoilt[0, 2, 1, 1] = torch.nan
+    target = torch.ones(1, 8, 8, dtype=torch.long, device=cuda)
+    loss = rp.multi_scale_loss([spoilt], target, [{"cross_entropy": {}}], "area")
+    assert loss.isnan()
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_what_stands_at_ignored_pixels_does_not_matter(value: float, cuda: str) -> None:
     logits, labels = batch(device=cuda)

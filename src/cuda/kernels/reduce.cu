@@ -22,7 +22,7 @@ __device__ __forceinline__ Real loss_at(const Arguments& a, const Logits<Z>& z, 
   if (!PIXEL) return 0;
   Real mass = 0;
   EACH_CLASS(c) mass += class_mass(a, c, t(c));
-  return z.spread + mass * logarithm_from_one(sum);
+  return z.spread + mass * (logarithm_from_one(sum) + (sum - sum));  // a nan stays one
 }
 #else
 // The loss at a valid pixel of class y; `weights` is their sum.
