@@ -116,6 +116,7 @@ def demo(
     # torch's threads spin while they wait for each other; on a machine that does other work too, that takes the time of
     # whom they wait for (measured: 4x). Read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from .demo import ranks
     from .demo.run import INTERRUPTED, run
 
     try:
@@ -126,7 +127,7 @@ def demo(
     except (ValueError, OSError) as error:
         typer.echo(f"rarepixel demo: {error}", err=True)
         status = 1
-    sys.exit(status)
+    ranks.leave(status)
 
 
 def _require(*names: str) -> None:

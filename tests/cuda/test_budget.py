@@ -73,7 +73,8 @@ def test_registers_of_doubles_with_label_smoothing(source: str) -> None:
 
 @pytest.mark.parametrize("classes", [5, 32])
 def test_registers_of_other_losses_and_layouts(classes: int) -> None:
-    targets = {PLAIN: "uint8", HEAVY: "int32", SMOOTHED: "int64", DICE: "soft"}
+    each_pixel = HEAVY._replace(region="none", reduction="none")
+    targets = {PLAIN: "uint8", HEAVY: "int32", SMOOTHED: "int64", DICE: "soft", each_pixel: "int16"}
     cases = [
         (options, source, input, target, classes, channels_last, 90)
         for (options, target), source, input, channels_last in product(

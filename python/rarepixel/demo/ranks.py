@@ -7,9 +7,11 @@ losses by ``sync=True``, scores by :func:`gathered`. Rank 0 alone prints and wri
 from __future__ import annotations
 
 import datetime
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -27,7 +29,7 @@ def process_group() -> Iterator[None]:
     Raises:
         ConnectionError: another process ended or hangs.
     """
-    if not (dist.is_available() and dist.is_torchelastic_launched()):
+    if not _by_torchrun():
         yield
         return
     dist.init_process_group("gloo", timeout=_TIMEOUT)
@@ -39,6 +41,21 @@ def process_group() -> Iterator[None]:
         raise ConnectionError(f"another process was lost ({error})") from error
     finally:
         dist.destroy_process_group()
+
+
+def _by_torchrun() -> bool:
+    return dist.is_available() and dist.is_torchelastic_launched()
+
+
+def leave(status: int) -> NoReturn:
+    """End this process."""
+    if _by_torchrun():
+        # Now and then a thread of torch's outlives its group, and an orderly exit aborts; torchrun then ends the other
+        # processes, whose work may not be done.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def are_several() -> bool:
