@@ -35,7 +35,11 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 # Cycles that the device waits before each piece of work (2 ms of an H100): longer than the host needs to enqueue it.
 HEAD_START = 4_000_000
 LOSSES = ("cross_entropy", "focal_loss", "dice_loss", "dice_focal_loss")
-PARTS = ("forward", "backward", "both")
+# What a row of the CSV has of these is measured; the rest stays empty.
+COLUMNS = (
+    *("loss", "implementation", "shape", "dtype", "labels", "forward_ms", "backward_ms", "both_ms", "both_host_us"),
+    *("forward_of_copy", "backward_of_copy", "memory_of_logits"),
+)
 
 
 def milliseconds(work: Iterator[Callable[[], object]], repeats: int) -> float:
@@ -167,7 +171,7 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{datetime.date.today()}-{re.sub(r'[^A-Za-z0-9]+', '-', card).strip('-').lower()}-gpu.csv"
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0], *about, "copy_gb_s"])
+        writer = csv.DictWriter(file, [*COLUMNS, *about, "copy_gb_s"])
         writer.writeheader()
         writer.writerows(row | about | {"copy_gb_s": round(bandwidth)} for row in rows)
     print(f"written: {path}")
@@ -191,32 +195,23 @@ def bench_batch(
     moved = {"forward": logits_bytes + label_bytes, "backward": 2 * logits_bytes + label_bytes}
     rows: list[dict[str, object]] = []
 
-    def add(
-        loss: str, implementation: str, found: dict[str, float], memory: float | None, moved: dict[str, int]
-    ) -> None:
-        share = {part: moved[part] / found[f"{part}_ms"] / 1e6 / bandwidth for part in moved if f"{part}_ms" in found}
-        rows.append(
-            {
-                "loss": loss,
-                "implementation": implementation,
-                "shape": "x".join(map(str, shape)),
-                "dtype": str(dtype).removeprefix("torch."),
-                "labels": str(label_dtype).removeprefix("torch."),
-                **{f"{part}_ms": round(found[f"{part}_ms"], 4) if f"{part}_ms" in found else "" for part in PARTS},
-                "both_host_us": round(found["both_host_us"], 1) if "both_host_us" in found else "",
-                **{
-                    f"{part}_of_copy": round(share[part], 3) if part in share else ""
-                    for part in ("forward", "backward")
-                },
-                "memory_of_logits": "" if memory is None else round(memory, 3),
-            }
-        )
+    def add(loss: str, implementation: str, found: dict[str, float], moved: dict[str, int]) -> None:
+        times = {part: found[f"{part}_ms"] for part in moved if f"{part}_ms" in found}
+        found |= {f"{part}_of_copy": moved[part] / time / 1e6 / bandwidth for part, time in times.items()}
+        about = {
+            "loss": loss,
+            "implementation": implementation,
+            "shape": "x".join(map(str, shape)),
+            "dtype": str(dtype).removeprefix("torch."),
+            "labels": str(label_dtype).removeprefix("torch."),
+        }
+        rows.append(about | {name: round(value, 4) for name, value in found.items()})
         print(" ".join(f"{key}={value}" for key, value in rows[-1].items()), flush=True)
 
     # A copy moves as much as a backward pass, but for the labels: so much bandwidth is to be had at that size.
     kept = torch.empty_like(batches[0][0], requires_grad=False)
     copies = cycle([lambda input=input: kept.copy_(input.detach()) for input, _ in batches])
-    add("copy", "torch", {"backward_ms": milliseconds(copies, repeats)}, None, {"backward": 2 * logits_bytes})
+    add("copy", "torch", {"backward_ms": milliseconds(copies, repeats)}, {"backward": 2 * logits_bytes})
     for name in LOSSES:
         plain: Loss = lambda input, target, name=name: getattr(reference, name)(input, target)  # noqa: E731
         implementations: dict[str, Loss] = {"rarepixel": getattr(rp, name), "torch": plain}
@@ -226,7 +221,7 @@ def bench_batch(
         for implementation, loss in implementations.items():
             check(name, loss, *batches[0])
             found = measure(implementation, loss, batches, repeats)
-            add(name, implementation, found, memory_of(loss, *batches[0]), moved)
+            add(name, implementation, found | {"memory_of_logits": memory_of(loss, *batches[0])}, moved)
     return rows
 
 

@@ -175,7 +175,8 @@ impl<'a> Problem<'a> {
 
     /// How many float64 the forward pass leaves for the backward pass.
     pub fn state_len(&self) -> usize {
-        let coefficients = self.rows() * coefficient_columns(self.spec, self.classes()) * self.real().size();
+        let columns = if self.spec.region.is_some() { 1 + 2 * self.classes() } else { 1 };
+        let coefficients = self.rows() * columns * self.real().size();
         self.sums_len() + coefficients.div_ceil(size_of::<f64>())
     }
 
@@ -269,16 +270,39 @@ impl<'a> Problem<'a> {
 
     /// What the finishing kernel is told where the sums are there already.
     fn finish_arguments(&self, memory: &Forward<'a>) -> FinishArguments {
-        FinishArguments {
+        let (pixel, pixel_factor) = match self.spec.pixel {
+            None => (0, 0.0),
+            Some((PixelLoss::CrossEntropy { .. }, factor)) => (1, factor),
+            Some((PixelLoss::Focal { .. }, factor)) => (2, factor),
+        };
+        let mut arguments = FinishArguments {
             sums: memory.state,
             coefficients: self.coefficients(memory.state),
             loss: memory.loss,
             weight: memory.weight,
             dice_weight: memory.dice_weight,
+            pixel,
+            pixel_factor,
+            rows: self.rows() as i64,
+            classes: self.classes() as i32,
+            mean: i32::from(self.spec.reduction == Reduction::Mean),
             soft: i32::from(self.is_soft()),
             mean_over_pixels: i32::from(self.mean_over_pixels),
-            ..finish_arguments(self.spec, self.rows(), self.classes())
+            ..FinishArguments::default()
+        };
+        if let Some((region, factor)) = &self.spec.region {
+            let ratio = Ratio::from(region);
+            arguments.region = 1;
+            arguments.region_factor = *factor;
+            arguments.prediction_factor = ratio.prediction;
+            arguments.target_factor = ratio.target;
+            arguments.intersection_factor = ratio.intersection;
+            arguments.smooth = ratio.smooth;
+            arguments.macro_average = i32::from(region.average == Average::Macro);
+            arguments.include_background = i32::from(region.include_background);
+            arguments.skip_absent = i32::from(region.absent == Absent::Skip);
         }
+        arguments
     }
 
     /// # Safety
@@ -357,39 +381,4 @@ impl<'a> Problem<'a> {
             Error::value("input", format!("{} samples", self.rows()), "fewer samples with per_sample=True on CUDA")
         })
     }
-}
-
-/// What the finishing kernel is told of the loss alone.
-fn finish_arguments(spec: &LossSpec, rows: usize, classes: usize) -> FinishArguments {
-    let pixel = match spec.pixel {
-        None => 0,
-        Some((PixelLoss::CrossEntropy { .. }, _)) => 1,
-        Some((PixelLoss::Focal { .. }, _)) => 2,
-    };
-    let mut arguments = FinishArguments {
-        pixel,
-        pixel_factor: spec.pixel.map_or(0.0, |(_, factor)| factor),
-        rows: rows as i64,
-        classes: classes as i32,
-        mean: i32::from(spec.reduction == Reduction::Mean),
-        ..FinishArguments::default()
-    };
-    if let Some((region, factor)) = &spec.region {
-        let ratio = Ratio::from(region);
-        arguments.region = 1;
-        arguments.region_factor = *factor;
-        arguments.prediction_factor = ratio.prediction;
-        arguments.target_factor = ratio.target;
-        arguments.intersection_factor = ratio.intersection;
-        arguments.smooth = ratio.smooth;
-        arguments.macro_average = i32::from(region.average == Average::Macro);
-        arguments.include_background = i32::from(region.include_background);
-        arguments.skip_absent = i32::from(region.absent == Absent::Skip);
-    }
-    arguments
-}
-
-/// Columns of the coefficients of the gradient.
-fn coefficient_columns(spec: &LossSpec, classes: usize) -> usize {
-    if spec.region.is_some() { 1 + 2 * classes } else { 1 }
 }

@@ -94,8 +94,8 @@ fn shape(input: DType, soft: bool, sizes: Sizes, classes: usize) -> (u32, u32) {
     let real = compute_type(input);
     if sizes == Sizes::Upsampled {
         return match (real, classes) {
-            (DType::Float32, ..=7) => (128, 4),
-            (DType::Float32, 8) => (128, 3),
+            (DType::Float32, ..=6) => (128, 4),
+            (DType::Float32, ..=8) => (128, 3),
             _ => (128, 2),
         };
     }

@@ -94,7 +94,7 @@ def test_registers_where_target_and_logits_differ_in_size(mode: str, source: str
     """
     options = SMOOTHED._replace(region="dice", target_mode=mode)
     few, many = (85, 255) if mode == "area" else (128, 255)
-    bounds = {2: few, 5: 128, 8: 170, 16: many, 17: many, 32: many, 33: many}
+    bounds = {2: few, 5: 128, 7: 170, 8: 170, 16: many, 17: many, 32: many, 33: many}
     cases = [
         (options, source, "float32", "int64", classes, False, number)
         for classes, number in product(bounds, (75, 90, 120))

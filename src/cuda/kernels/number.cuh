@@ -100,11 +100,11 @@ __device__ __forceinline__ float exponential(float x) { return exp2_of(x * 1.442
 __device__ __forceinline__ double exponential(double x) { return exp(x); }
 __device__ __forceinline__ float logarithm(float x) { return logf(x); }
 __device__ __forceinline__ double logarithm(double x) { return log(x); }
-// log(x) for 1 <= x, which so needs no care for 0 and denormals; of a nan it makes a number, which the caller must not take for one. x = 2^n (1 + f) with |f| <= 1/3;
+// log(x) for 1 <= x < 2^126 or nan, which so needs no care for 0, denormals and inf. x = 2^n (1 + f) with |f| <= 1/3, and f is a nan where x is;
 // log(1 + f) = f + f^2 (-1/2 + f P(f)), P fitted to the least relative error, in all 1 ulp.
 __device__ __forceinline__ float logarithm_from_one(float x) {
-  const int bits = (int)__float_as_uint(x), power = (bits - 0x3f2aaaab) & (int)0xff800000;
-  const float f = __int_as_float(bits - power) - 1;
+  const int power = ((int)__float_as_uint(x) - 0x3f2aaaab) & (int)0xff800000;  // n, where a float has its exponent
+  const float f = fmaf(x, __int_as_float(0x3f800000 - power), -1.0f);
   float p = 0.13820136f;
   p = fmaf(p, f, -0.15122190f);
   p = fmaf(p, f, 0.14042328f);

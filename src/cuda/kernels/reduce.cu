@@ -22,10 +22,10 @@ __device__ __forceinline__ Real loss_at(const Arguments& a, const Logits<Z>& z, 
   if (!PIXEL) return 0;
   Real mass = 0;
   EACH_CLASS(c) mass += class_mass(a, c, t(c));
-  return z.spread + mass * (logarithm_from_one(sum) + (sum - sum));  // a nan stays one
+  return z.spread + mass * logarithm_from_one(sum);
 }
 #else
-// The loss at a valid pixel of class y; `weights` is their sum.
+// The loss at a pixel of class y, of any other what does not count; `weights` is their sum.
 template <typename Z>
 __device__ __forceinline__ Real loss_at(const Arguments& a, const Softmax& softmax, const Logits<Z>& z, int y, Real weights) {
   if (!PIXEL) return 0;
@@ -41,6 +41,17 @@ __device__ __forceinline__ Real loss_at(const Arguments& a, const Softmax& softm
 __device__ __forceinline__ void keep(const Arguments& a, int64 sample, int64 pixel, Real loss, bool wrong) {
   if (EACH_PIXEL) a.loss[offset(a.loss_strides, sample, pixel)] = wrong ? not_a_number() : loss;
 }
+
+#if !SOFT
+// The loss of a pixel of class y, 0 if that is none, kept where it is asked for. (Worked out for every pixel: a branch takes longer.)
+template <typename Z>
+__device__ __forceinline__ Real kept_loss(const Arguments& a, const Softmax& softmax, const Logits<Z>& z, int y, Real weights,
+                                          int64 sample, int64 pixel, bool inside) {
+  const Real there = loss_at(a, softmax, z, y, weights), loss = y >= 0 ? there : (Real)0;
+  if (inside) keep(a, sample, pixel, loss, y == WRONG);
+  return loss;
+}
+#endif
 
 #if CLASSES
 // Add up what every thread of the block has in its column of `slots`, in double, and write it as the block's partial sums.
@@ -72,10 +83,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Argum
   each_pixel<false>(a, way, [&](const auto& z, int y, Real z_y, int64 sample, int64 pixel, bool inside, const auto&...) {
     const bool valid = y >= 0;
     const Softmax softmax(z, a, y, z_y);
-    Real loss = loss_at(a, softmax, z, y, weights);
-    loss = valid ? loss : (Real)0;
-    own[LOSS_COLUMN] += loss;
-    if (inside) keep(a, sample, pixel, loss, y == WRONG);
+    own[LOSS_COLUMN] += kept_loss(a, softmax, z, y, weights, sample, pixel, inside);
     if (y == WRONG) own[WRONG_COLUMN] += 1;
     const Real p_y = softmax.probability();
     EACH_CLASS(c) {
@@ -137,10 +145,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Argum
   each_pixel<false>(a, way, [&](const auto& z, int y, Real z_y, int64 sample, int64 pixel, bool inside, const auto&...) {
     const bool valid = y >= 0;
     const Softmax softmax(z, a, y, z_y);
-    Real loss = loss_at(a, softmax, z, y, weights);
-    loss = valid ? loss : (Real)0;
-    total += loss;
-    if (inside) keep(a, sample, pixel, loss, y == WRONG);
+    total += kept_loss(a, softmax, z, y, weights, sample, pixel, inside);
     wrong_pixels += y == WRONG;
     if (valid) SLOT(counts, y) += 1;
     if (!REGION) return;
@@ -229,9 +234,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Argum
   each_pixel<false>(a, way, [&](const auto& z, int y, Real z_y, int64 sample, int64 pixel, bool inside, const auto&...) {
     const bool valid = y >= 0;
     const Softmax softmax(z, a, y, z_y);
-    const Real loss = valid ? loss_at(a, softmax, z, y, weights) : (Real)0;
-    total += loss;
-    if (inside) keep(a, sample, pixel, loss, y == WRONG);
+    total += kept_loss(a, softmax, z, y, weights, sample, pixel, inside);
     add_count(WRONG_COLUMN, y == WRONG);
     const Real inverse = valid ? softmax.inverse : (Real)0;
     for (int c = 0; c < a.classes; ++c) {

@@ -82,7 +82,7 @@ __device__ __forceinline__ void gradient_at(const Arguments& a, const Slopes& sl
     slope = factor * pixel_loss(a, softmax, softmax.log_sum(), weight_of(a, valid ? y : 0)).slope;
   }
   Real base = slope, at_target = -(slope * softmax.complement());
-#if CLASSES && SIZES != 2  // upsampled logits have no registers left
+#if CLASSES
   Real probabilities[CLASSES];
   EACH_CLASS(c) probabilities[c] = z.e(c) * softmax.inverse;
   const auto p_of = [&](int c) { return probabilities[c]; };

@@ -25,8 +25,8 @@ __device__ __forceinline__ Real weight_sum(const Arguments& a) {
 // The classes' weights in what z - m is summed up with: label smoothing, and cross entropy of shares.
 #define SPREAD (SMOOTHING || (SOFT && PIXEL))
 
-// One pixel: its logits, and with them e_c = exp(z_c - m). `z(c)` is 0 where the pixel is ignored: what stands there, nan and inf included,
-// must not matter. `v(c)` weighs the classes in the spread; the gradient has no use for it.
+// One pixel: its logits, and with them e_c = exp(z_c - m). What stands at an ignored pixel, nan and inf included, must not matter: `z(c)` is 0
+// there, or whoever adds or writes something masks that. `v(c)` weighs the classes in the spread; the gradient has no use for it.
 template <typename Z> struct Logits {
   Real m;
   Real spread = 0;  // sum_c v_c (m - z_c), if SPREAD
@@ -72,8 +72,7 @@ template <typename Z> struct Logits {
 struct Softmax {
   Real distance, target, others, inverse;
 
-  // `z_y` is the target's logit, read once more: choosing it among registers by a run-time index would put them all in
-  // local memory.
+  // `z_y` is the target's logit: a run-time index would put the registers of all classes in local memory.
   template <typename Z> __device__ __forceinline__ Softmax(const Logits<Z>& logits, const Arguments& a, int y, Real z_y) {
     distance = logits.m - z_y;
     target = exponential(-distance);

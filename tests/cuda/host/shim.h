@@ -67,4 +67,3 @@ inline unsigned __float_as_uint(float x) {
   std::memcpy(&y, &x, sizeof y);
   return y;
 }
-inline float __fdividef(float a, float b) { return a / b; }
