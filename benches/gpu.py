@@ -4,7 +4,8 @@
 
 Times are medians over CUDA events, warm, with inputs rotated so that none is still in the L2. The device is kept busy
 while a piece of work is put on the stream: what is timed is the device's part, as in a training step, where the host is
-ahead; the host's part is a column of its own. Every answer is compared with the reference before it is timed. A CSV
+ahead; the host's part is a column of its own. The backward pass is given its incoming gradient, which torch would
+otherwise make by a launch of its own. Every answer is compared with the reference before it is timed. A CSV
 goes to benches/results/<date>-<card>-gpu.csv with driver, versions and commit.
 """
 
@@ -126,9 +127,10 @@ def measure(name: str, loss: Loss, batches: list[tuple[Tensor, Tensor]], repeats
     if name != "torch.compile":  # which would compile a second graph for the forward pass alone
         found["forward_ms"] = timed(forward)
         values = [loss(*batch) for batch in batches]
+        incoming = torch.ones_like(values[0])
         found["backward_ms"] = milliseconds(
             cycle(
-                lambda value=value, input=batch[0]: torch.autograd.grad(value, input, retain_graph=True)
+                lambda value=value, input=batch[0]: torch.autograd.grad(value, input, incoming, retain_graph=True)
                 for value, batch in zip(values, batches, strict=True)
             ),
             repeats,

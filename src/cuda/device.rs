@@ -4,7 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::result::{ctx, device};
-use cudarc::driver::sys::{CUcontext, CUdevice_attribute, CUresult, CUstream};
+use cudarc::driver::sys::{
+    CUcontext, CUdevice_attribute, CUlaunchAttribute, CUlaunchAttributeID, CUlaunchConfig, CUresult, CUstream,
+    cuLaunchKernelEx,
+};
 use cudarc::driver::{CudaContext, CudaFunction, DeviceRepr, LaunchConfig, PushKernelArg};
 use cudarc::nvrtc::Ptx;
 
@@ -19,6 +22,8 @@ pub struct Device {
     context: Arc<CudaContext>,
     architecture: Architecture,
     multiprocessors: u32,
+    /// Whether a kernel may be launched before the one that it waits for is done.
+    overlaps: bool,
     kernels: Mutex<HashMap<Variant, Arc<Kernel>>>,
 }
 
@@ -66,7 +71,7 @@ impl Device {
         if let Some((_, device)) = devices.iter().find(|(number, _)| *number == ordinal) {
             return Ok(device.clone());
         }
-        library::driver()?;
+        let driver = library::driver()?;
         let _restore = Restore::new()?;
         let context = CudaContext::new(ordinal).map_err(driver_error(format!("cannot use device {ordinal}")))?;
         let doing = format!("cannot ask for the facts of device {ordinal}");
@@ -77,6 +82,8 @@ impl Device {
             context,
             architecture: Architecture::for_device(10 * major + minor)?,
             multiprocessors: multiprocessors.max(1) as u32,
+            // The hardware's since 9.0; CUDA graphs record such a launch since 12.3.
+            overlaps: major >= 9 && driver >= (12, 3),
             kernels: Mutex::default(),
         });
         devices.push((ordinal, device.clone()));
@@ -139,6 +146,43 @@ impl Device {
         // SAFETY: the caller vouches for the arguments; the block has the number of threads that the kernel was compiled for.
         unsafe { launch.arg(arguments).launch(config) }.map_err(driver_error("cannot launch a kernel"))?;
         Ok(())
+    }
+
+    /// Put a kernel of one block on a stream, right behind one that calls `let_kernel_behind_start`: it may start while that still runs, so it
+    /// calls `wait_for_kernel_before` before it touches memory.
+    ///
+    /// # Safety
+    /// As for [`Device::launch`].
+    pub unsafe fn launch_behind<A: DeviceRepr>(&self, kernel: &Kernel, stream: u64, arguments: &A) -> Result<()> {
+        if !self.overlaps {
+            // SAFETY: the caller vouches for the same.
+            return unsafe { self.launch(kernel, 0, stream, 1, arguments) };
+        }
+        let _restore = Restore::new()?;
+        self.context.bind_to_thread().map_err(driver_error("cannot use the device's context"))?;
+        // SAFETY: attributes are plain data, for which zeros are valid.
+        let mut attribute: CUlaunchAttribute = unsafe { std::mem::zeroed() };
+        attribute.id = CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+        attribute.value.programmaticStreamSerializationAllowed = 1;
+        let config = CUlaunchConfig {
+            gridDimX: 1,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: kernel.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: 0,
+            hStream: stream as CUstream,
+            attrs: &raw mut attribute,
+            numAttrs: 1,
+        };
+        let mut parameters = [std::ptr::from_ref(arguments).cast_mut().cast()];
+        let function = kernel.functions[0].cu_function();
+        // SAFETY: the caller vouches for stream and arguments, which the driver copies; the configuration and its one attribute outlive the call,
+        // and the block has the number of threads that the kernel was compiled for.
+        unsafe { cuLaunchKernelEx(&raw const config, function, parameters.as_mut_ptr(), std::ptr::null_mut()) }
+            .result()
+            .map_err(driver_error("cannot launch a kernel"))
     }
 }
 

@@ -307,10 +307,16 @@ impl<'a> Problem<'a> {
 
     /// # Safety
     /// As for [`Problem::forward`].
-    unsafe fn launch_finish(&self, arguments: FinishArguments) -> Result<()> {
+    unsafe fn launch_finish(&self, arguments: FinishArguments, behind_reduce: bool) -> Result<()> {
         let kernel = self.device.kernel(&Variant::finish(self.real()))?;
-        // SAFETY: the caller vouches for the pointers.
-        unsafe { self.device.launch(&kernel, 0, self.stream, 1, &arguments) }
+        // SAFETY: the caller vouches for the pointers, and this kernel waits for the one before it.
+        unsafe {
+            if behind_reduce {
+                self.device.launch_behind(&kernel, self.stream, &arguments)
+            } else {
+                self.device.launch(&kernel, 0, self.stream, 1, &arguments)
+            }
+        }
     }
 
     /// The state, and the loss from its sums or of each pixel; `partials` is workspace of float64 and its length: [`Problem::workspace`]. Returns
@@ -334,7 +340,8 @@ impl<'a> Problem<'a> {
             if grid > 0 {
                 self.device.launch(&kernel, 0, self.stream, grid, &arguments)?;
             }
-            self.launch_finish(FinishArguments { partials, blocks: blocks as i32, ..self.finish_arguments(memory) })
+            let arguments = FinishArguments { partials, blocks: blocks as i32, ..self.finish_arguments(memory) };
+            self.launch_finish(arguments, grid > 0)
         }
     }
 
@@ -344,7 +351,7 @@ impl<'a> Problem<'a> {
     /// As for [`Problem::forward`].
     pub unsafe fn finish(&self, memory: &Forward<'a>) -> Result<()> {
         // SAFETY: the caller vouches for the pointers.
-        unsafe { self.launch_finish(self.finish_arguments(memory)) }
+        unsafe { self.launch_finish(self.finish_arguments(memory), false) }
     }
 
     /// dL/dinput from the state. Returns as soon as the kernels are on the stream.

@@ -89,8 +89,8 @@ fn max_classes(real: DType, soft: bool, sizes: Sizes) -> usize {
 }
 
 /// (threads a block, blocks a multiprocessor). Of 65536 registers this leaves each thread 85, 102, 128, 170 or all 255 that it may have: as few as the kernels
-/// do without spilling, because few classes need many threads to keep enough loads on their way.
-fn shape(input: DType, soft: bool, sizes: Sizes, classes: usize) -> (u32, u32) {
+/// do without spilling, because few classes need many threads to keep enough loads on their way. `costly`: label smoothing, or a power of any exponent.
+fn shape(input: DType, soft: bool, sizes: Sizes, classes: usize, costly: bool) -> (u32, u32) {
     let real = compute_type(input);
     if sizes == Sizes::Upsampled {
         return match (real, classes) {
@@ -103,9 +103,10 @@ fn shape(input: DType, soft: bool, sizes: Sizes, classes: usize) -> (u32, u32) {
         (DType::Float64, ..=8) => (256, 1),
         (DType::Float64, ..=16) => (128, 2),
         (DType::Float64, _) => (64, 1),
-        (_, ..=7) if soft => (256, 2),
-        (_, ..=7) if input == DType::Float32 => (256, 3),
-        (_, ..=7) => (128, 5), // twice as many pixels at a time
+        (_, ..=5) if input == DType::Float32 && !soft && !costly => (256, 3),
+        (_, ..=5) if !soft && !costly => (128, 5), // twice as many pixels at a time
+        (_, ..=7) if soft || input == DType::Float32 => (256, 2),
+        (_, ..=7) => (128, 4),
         (_, ..=10) => (128, 3),
         _ => (128, 2),
     }
@@ -176,10 +177,11 @@ impl Variant {
         }
         let soft = label.is_none() || sizes == Sizes::Area;
         let in_registers = classes <= max_classes(real, soft, sizes);
-        let (threads, blocks) = if in_registers { shape(input, soft, sizes, classes) } else { (32, 1) };
+        let power = power(gamma);
+        let (threads, blocks) =
+            if in_registers { shape(input, soft, sizes, classes, smoothing || power < 0) } else { (32, 1) };
         let classes = if in_registers { classes as u32 } else { 0 };
         let (region, each_pixel) = (spec.region.is_some(), !spec.is_scalar());
-        let power = power(gamma);
         Self {
             source,
             input,
@@ -209,7 +211,7 @@ impl Variant {
             width: 1,
             channels_last: false,
             sizes: Sizes::Equal,
-            threads: 1024,
+            threads: 640, // a warp for each column of up to 6 classes, and registers enough
             blocks: 1,
             pixel: 0,
             power: 0,

@@ -204,6 +204,17 @@ def test_the_same_bits_in_every_order(cuda: str, monkeypatch: pytest.MonkeyPatch
             assert all(torch.equal(one, other) for one, other in zip(results(), truth, strict=True)), seed
 
 
+def test_more_rows_of_sums_than_shared_memory_has_room_for(cuda: str) -> None:
+    """With each sample's own Dice, 40 rows of 9 classes: 1,200 sums from 1,160 columns of partial sums."""
+    logits, labels = batch((40, 9, 3, 8), device=cuda)
+    loss = rp.dice_focal_loss(logits, labels, per_sample=True, average="macro")
+    truth_logits = logits.detach().double().requires_grad_()
+    truth = reference.dice_focal_loss(truth_logits, labels, per_sample=True, average="macro")
+    torch.testing.assert_close(loss.double(), truth, rtol=1e-6, atol=0)
+    (gradient,), (expected,) = torch.autograd.grad(loss, logits), torch.autograd.grad(truth, truth_logits)
+    torch.testing.assert_close(gradient.double(), expected, rtol=1e-4, atol=1e-9)
+
+
 class TestDriverCalls:
     """What reaches the driver: seen on the emulated one."""
 
@@ -220,6 +231,19 @@ class TestDriverCalls:
         calls = [line.split() for line in log.read_text().splitlines()]
         assert [call[:2] for call in calls] == [["cuLaunchKernel", name] for name in ("reduce", "finish", "gradient")]
         assert {call[-1] for call in calls} == {"0x5eed"}
+        # The kernel that finishes the loss starts while the pass over the pixels still runs.
+        assert ["early" in call for call in calls] == [False, True, False]
+
+    def test_no_early_start_before_the_hardware_has_it(
+        self, fresh_device: int, cuda: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        log = tmp_path / "calls"
+        monkeypatch.setenv("EMULATOR_LOG", str(log))
+        monkeypatch.setenv("EMULATOR_CAPABILITY", "89")
+        logits, labels = batch(device=cuda)
+        assert rp.focal_loss(logits, labels).isfinite()
+        assert "cuLaunchKernel finish" in log.read_text()
+        assert " early " not in log.read_text()
 
     def test_the_current_context_is_left_as_it_was(self, emulator: object, fresh_device: int, cuda: str) -> None:
         before = emulator.current_context()  # type: ignore[attr-defined]

@@ -65,7 +65,13 @@ DEFECTS = {
         for classes, barriers in ((5, 2), (9, 6))
         for i in range(barriers)
     },
-    "dropped barrier in the finish": ("finish", replaced(BARRIER, "", 0), 5, "race: "),
+    "dropped barrier in the finish": ("finish", replaced(BARRIER, "", 0), 5, "(race: |uninitialised)"),
+    "a kernel that does not wait for the one before": (
+        "finish",
+        replaced(r"griddepcontrol\.wait;", "", 0),
+        5,
+        "before griddepcontrol.wait",
+    ),
     "dropped barrier in the gradient": ("gradient", replaced(BARRIER, "", 0), 5, "(race: |uninitialised)"),
     "dropped warp barrier": ("reduce", replaced(r"bar\.warp\.sync\s+-1;", "", 0), 40, "race: "),
     "out of bounds": (

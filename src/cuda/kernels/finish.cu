@@ -5,12 +5,12 @@
 
 enum { LEADING = 3, WARPS = THREADS / 32 };
 // Partial sums that a thread asks for before it adds the first: one after another, each would wait for memory.
-enum { AT_ONCE = 8 };
+enum { AT_ONCE = 16 };
 
 // Mirrored, field for field, by src/cuda/arguments.rs. Pointers that a loss does not need are null.
 struct FinishArguments {
-  double* partials;          // (rows, columns, blocks), see reduce.cu; its first block becomes the total. Null: the sums
-                             // are there already
+  double* partials;          // (rows, columns, blocks), see reduce.cu; without room elsewhere its first block becomes the
+                             // total. Null: the sums are there already
   double* sums;              // (rows, columns)
   Real* loss;                // (), null without a reduction
   Real* coefficients;        // (rows, 1 + 2 C), or (rows, 1) without a region term; for an incoming gradient of 1
@@ -34,6 +34,30 @@ struct FinishArguments {
   int mean_over_pixels;      // 1: the mean of cross entropy divides by the number of valid pixels
 };
 
+// A table in memory of which shared memory has a copy if there is room: every step here waits for the one before.
+enum { ROOM = 1024 };
+__shared__ double column_room[ROOM], row_room[ROOM];
+
+struct Table {
+  double* memory;
+  double (&room)[ROOM];
+  int64 size;
+  int64 stride = 1;  // in memory
+
+  __device__ bool fits() const { return size <= ROOM; }
+  __device__ double operator[](int64 i) const { return fits() ? room[i] : memory[i * stride]; }
+  __device__ void keep(int64 i, double value) const {
+    if (fits()) room[i] = value;
+  }
+};
+
+// Columns of a row of sums, and of partial sums.
+__device__ int row_columns(const FinishArguments& a) { return LEADING + (a.region ? 3 * a.classes : 0); }
+__device__ int class_parts(const FinishArguments& a) { return a.region ? 3 : a.soft ? 0 : 1; }
+__device__ int partial_columns(const FinishArguments& a) { return 2 + class_parts(a) * a.classes + a.soft; }
+
+__device__ Table row_sums(const FinishArguments& a) { return {a.sums, row_room, a.rows * row_columns(a)}; }
+
 // I, P and T.
 struct Sums {
   double intersection, prediction, truth;
@@ -52,14 +76,18 @@ __device__ void warp_sums(double& x, double& y, double& z) {
 // One warp's view of one row. Every function gives the same value in all lanes.
 struct Row {
   const FinishArguments& a;
-  const double* sums;
+  const Table sums;
+  int64 first;
   int lane;
 
-  __device__ Row(const FinishArguments& a, int64 row)
-      : a(a), sums(a.sums + row * (LEADING + (a.region ? 3 * a.classes : 0))), lane(threadIdx.x % 32) {}
-  __device__ double intersection(int c) const { return sums[LEADING + c]; }
-  __device__ double prediction(int c) const { return sums[LEADING + a.classes + c]; }
-  __device__ double truth(int c) const { return sums[LEADING + 2 * a.classes + c]; }
+  __device__ Row(const FinishArguments& a, int64 row) : a(a), sums(row_sums(a)), first(row * row_columns(a)), lane(threadIdx.x % 32) {}
+  __device__ double intersection(int c) const { return sums[first + LEADING + c]; }
+  __device__ double prediction(int c) const { return sums[first + LEADING + a.classes + c]; }
+  __device__ double truth(int c) const { return sums[first + LEADING + 2 * a.classes + c]; }
+  __device__ void set(int i, double value) const {
+    sums.memory[first + i] = value;
+    sums.keep(first + i, value);
+  }
 
   // How much class c weighs in the region term: 0 leaves it out.
   __device__ double weight(int c) const {
@@ -121,13 +149,13 @@ struct Totals {
   double loss = 0, weight = 0, valid = 0;
 
   __device__ explicit Totals(const FinishArguments& a) {
-    const int columns = LEADING + (a.region ? 3 * a.classes : 0);
+    const Table sums = row_sums(a);
+    const int columns = row_columns(a);
 #pragma unroll 1
     for (int64 row = threadIdx.x % 32; row < a.rows; row += 32) {
-      const double* leading = a.sums + row * columns;
-      loss += leading[0];
-      weight += leading[1];
-      valid += leading[2];
+      loss += sums[row * columns];
+      weight += sums[row * columns + 1];
+      valid += sums[row * columns + 2];
     }
     warp_sums(loss, weight, valid);
   }
@@ -143,11 +171,11 @@ struct Totals {
 // The partial sums of all blocks, added up, as rows of sums.
 __device__ void add_up(const FinishArguments& a) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int parts = a.region ? 3 : a.soft ? 0 : 1;
-  const int from = 2 + parts * a.classes + a.soft;  // columns of the partial sums
+  const int parts = class_parts(a), from = partial_columns(a);
+  const Table totals = {a.partials, column_room, a.rows * from, a.blocks};
 
 #pragma unroll 1
-  for (int64 column = warp; column < a.rows * from; column += WARPS) {
+  for (int64 column = warp; column < totals.size; column += WARPS) {
     double* partials = a.partials + column * a.blocks;
     double sum = 0;
 #pragma unroll 1
@@ -159,16 +187,19 @@ __device__ void add_up(const FinishArguments& a) {
       for (int i = 0; i < AT_ONCE; ++i) sum += some[i];
     }
     sum = warp_sum(sum);
-    if (lane == 0) partials[0] = sum;
+    if (lane != 0) continue;
+    if (totals.fits()) {
+      totals.keep(column, sum);
+    } else {
+      partials[0] = sum;
+    }
   }
   __syncthreads();
 
 #pragma unroll 1
   for (int64 r = warp; r < a.rows; r += WARPS) {
-    const double* totals = a.partials + r * from * a.blocks;
-    const auto column = [&](int i) { return totals[(int64)i * a.blocks]; };
+    const auto column = [&](int i) { return totals[r * from + i]; };
     const Row row(a, r);
-    double* sums = const_cast<double*>(row.sums);
     const double nan = not_a_number();
     const bool wrong = column(1) != 0;
     const auto count = [&](int c) { return column(2 + (parts - 1) * a.classes + c); };
@@ -177,13 +208,13 @@ __device__ void add_up(const FinishArguments& a) {
                               ? valid
                               : row.over_classes([&](int c) { return (a.weight ? (double)a.weight[c] : 1.0) * count(c); });
     if (lane == 0) {
-      sums[0] = wrong ? nan : column(0);
-      sums[1] = wrong ? nan : weight;
-      sums[2] = wrong ? nan : valid;
+      row.set(0, wrong ? nan : column(0));
+      row.set(1, wrong ? nan : weight);
+      row.set(2, wrong ? nan : valid);
     }
     if (a.region) {
 #pragma unroll 1
-      for (int i = lane; i < 3 * a.classes; i += 32) sums[LEADING + i] = wrong ? nan : column(2 + i);
+      for (int i = lane; i < 3 * a.classes; i += 32) row.set(LEADING + i, wrong ? nan : column(2 + i));
     }
   }
 }
@@ -221,7 +252,13 @@ __device__ void write_coefficients(const FinishArguments& a, const Row& row, dou
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) finish(const FinishArguments a) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  if (a.partials) add_up(a);
+  wait_for_kernel_before();
+  if (a.partials) {
+    add_up(a);
+  } else {
+    const Table sums = row_sums(a);
+    for (int64 i = threadIdx.x; i < sums.size && sums.fits(); i += THREADS) sums.keep(i, a.sums[i]);
+  }
   __syncthreads();
 
   const Totals totals(a);

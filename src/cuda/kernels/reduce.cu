@@ -71,6 +71,7 @@ __device__ __forceinline__ void write_partials(const Arguments& a, const Way& wa
 
 #if FEW && !SOFT
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Arguments a) {
+  let_kernel_behind_start();
   // All columns of the thread, in the order of the partial sums. Numbers of pixels are exact: a thread has fewer than 2^24.
   enum { TRUTH = CLASS_COLUMNS + (CLASS_PARTS - 1) * CLASSES, COLUMNS = TRUTH + CLASSES };
   __shared__ Real slots[COLUMNS][THREADS];
@@ -83,12 +84,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Argum
   each_pixel<false>(a, way, [&](const auto& z, int y, Real z_y, int64 sample, int64 pixel, bool inside, const auto&...) {
     const bool valid = y >= 0;
     const Softmax softmax(z, a, y, z_y);
-    own[LOSS_COLUMN] += kept_loss(a, softmax, z, y, weights, sample, pixel, inside);
+    const Real loss = kept_loss(a, softmax, z, y, weights, sample, pixel, inside);
+    if (valid) own[LOSS_COLUMN] += loss;
     if (y == WRONG) own[WRONG_COLUMN] += 1;
-    const Real p_y = softmax.probability();
     EACH_CLASS(c) {
       if (c == y) own[TRUTH + c] += 1;
-      if (REGION && c == y) own[CLASS_COLUMNS + c] += p_y;
+      if (REGION && c == y) own[CLASS_COLUMNS + c] += z.e(c) * softmax.inverse;
       if (REGION && valid) own[CLASS_COLUMNS + CLASSES + c] += z.e(c) * softmax.inverse;
     }
   });
@@ -99,6 +100,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Argum
 }
 #else
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Arguments a) {
+  let_kernel_behind_start();
   __shared__ Real sums[REGION || SOFT ? CLASSES : 1][THREADS];  // I_c, then P_c, then the rest
 #if SOFT
   Real intersection[CLASSES], truth[CLASSES];
@@ -198,6 +200,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Argum
 #else  // any number of classes: a block is one warp, and adds to its own partial sums as it goes
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Arguments a) {
+  let_kernel_behind_start();
   const int lane = threadIdx.x;
   const Way way(a);
   const auto add = [&](int column, double value) {

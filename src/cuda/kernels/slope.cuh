@@ -74,7 +74,7 @@ template <typename Z, typename Write>
 __device__ __forceinline__ void gradient_at(const Arguments& a, const Slopes& slopes, const Logits<Z>& z, Real z_y,
                                             int64 sample, int64 pixel, int y, const Write& write) {
   const bool valid = y >= 0;
-  const Real elsewhere = y == WRONG ? not_a_number() : (Real)0;
+  const Real elsewhere = gradient_without_class(y);
   const Softmax softmax(z, a, y, z_y);
   Real slope = 0, factor = 0;
   if (PIXEL) {
@@ -82,28 +82,23 @@ __device__ __forceinline__ void gradient_at(const Arguments& a, const Slopes& sl
     slope = factor * pixel_loss(a, softmax, softmax.log_sum(), weight_of(a, valid ? y : 0)).slope;
   }
   Real base = slope, at_target = -(slope * softmax.complement());
-#if CLASSES
-  Real probabilities[CLASSES];
-  EACH_CLASS(c) probabilities[c] = z.e(c) * softmax.inverse;
-  const auto p_of = [&](int c) { return probabilities[c]; };
-#else
-  const auto p_of = [&](int c) { return z.e(c) * softmax.inverse; };
-#endif
   if (REGION) {
     const Real q_y = slopes.q(valid ? y : 0);
     Real rest = 0;
     EACH_CLASS(c) {
-      if (c != y) rest += p_of(c) * slopes.b(c);
+      if (c != y) rest += z.e(c) * slopes.b(c);
     }
+    rest *= softmax.inverse;
     base -= q_y * softmax.probability() + rest;
     at_target += softmax.probability() * (q_y * softmax.complement() - rest);
   }
+  base *= softmax.inverse;
   const Real weights = weight_sum(a);
   EACH_CLASS(c) {
-    const Real p = p_of(c);
-    Real g = c == y ? at_target : p * (REGION ? base + slopes.b(c) : base);
-    if (SMOOTHING) g += factor * (Real)a.smoothing * (weights * p - weight_of(a, c));
-    write(c, valid ? g : elsewhere);
+    const Real e = z.e(c);
+    Real g = c == y ? at_target : e * (REGION ? slopes.b(c) * softmax.inverse + base : base);
+    if (SMOOTHING) g += factor * (Real)a.smoothing * (weights * (e * softmax.inverse) - weight_of(a, c));
+    write(c, MASKED_LATER || valid ? g : elsewhere);
   }
 }
 #endif

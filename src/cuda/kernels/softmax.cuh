@@ -68,27 +68,45 @@ template <typename Z> struct Logits {
   }
 };
 
+// Whether what the sum of all e_c is rounded by is put right in its logarithm: 16 bits of a logit do not know of it.
+#define EXACT_SUM (PIXEL && !NARROW)
+// Whether e_y is chosen among the registers: without a pixel loss nothing else needs the target's logit.
+#define SELECTED (FEW && !PIXEL)
+
 // The softmax of one pixel, seen from its target class y: see src/loss/pixel.rs, whose names and formulas these are.
 struct Softmax {
-  Real distance, target, others, inverse;
+  Real distance, target, others, sum, inverse;
 
-  // `z_y` is the target's logit: a run-time index would put the registers of all classes in local memory.
+  // `z_y` is the target's logit: a run-time index would put the registers of all classes in local memory. What a kernel does not use of this
+  // costs nothing.
   template <typename Z> __device__ __forceinline__ Softmax(const Logits<Z>& logits, const Arguments& a, int y, Real z_y) {
     distance = logits.m - z_y;
-    target = exponential(-distance);
-    others = y == 0 ? (Real)0 : logits.e(0);
+    target = SELECTED ? (Real)0 : exponential(-distance);
+    sum = logits.e(0);
+    others = y == 0 ? (Real)0 : sum;
     EACH_CLASS(c) {
-      if (c > 0 && c != y) others += logits.e(c);
+      if (c == 0) continue;
+      const Real e = logits.e(c);
+      sum += e;
+      if (c != y) others += e;
     }
-    inverse = inverse_of(target + others);
+    if (EXACT_SUM) sum = target + others;
+    if (SELECTED) EACH_CLASS(c) target = c == y ? logits.e(c) : target;
+    inverse = inverse_of(sum);
   }
   __device__ __forceinline__ Real log_sum() const {
-    const Real sum = target + others;
-    return (others - (sum - target)) * inverse + logarithm_from_one(sum);
+    const Real rest = EXACT_SUM ? (others - (sum - target)) * inverse : (Real)0;
+    return rest + logarithm_from_one(sum);
   }
   __device__ __forceinline__ Real probability() const { return target * inverse; }
   __device__ __forceinline__ Real complement() const { return others * inverse; }
 };
+
+// Whether `each_pixel` puts the gradient of pixels without a class right: it seldom has to, where `write` would ask at each element.
+#define MASKED_LATER (CLASSES && SIZES == 0 && !SOFT)
+
+// dL/dz_c of a pixel that does not count, or of a wrong label.
+__device__ __forceinline__ Real gradient_without_class(int y) { return y == WRONG ? not_a_number() : (Real)0; }
 
 // The loss at a pixel, and k = dL/d(ce).
 struct PixelLoss {

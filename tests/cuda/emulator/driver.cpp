@@ -134,21 +134,47 @@ API cuModuleGetFunction(void** function, void* module, const char* name) {
 }
 API cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, void*, int, size_t, unsigned) { return *blocks = 2, SUCCESS; }
 
-API cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, void* stream, void** params, void**) {
+// CUlaunchConfig and CUlaunchAttribute of the driver.
+struct Attribute {
+  int id;
+  char padding[4];
+  union {
+    char bytes[64];
+    int allowed;
+  };
+};
+struct Configuration {
+  unsigned gx, gy, gz, bx, by, bz, shared;
+  void* stream;
+  const Attribute* attributes;
+  unsigned attribute_count;
+};
+
+API cuLaunchKernelEx(const Configuration* configuration, void* function, void** params, void**) {
   if (!current) return failed(INVALID_CONTEXT, "no current context");
   const auto& kernel = *(emulator::Kernel*)function;
-  record("cuLaunchKernel %s device %d grid %u block %u stream %p", kernel.name.c_str(), current->device, gx, bx, stream);
+  const auto& [gx, gy, gz, bx, by, bz, shared, stream, attributes, attribute_count] = *configuration;
+  bool early = false;
+  for (unsigned i = 0; i < attribute_count; ++i) {
+    if (attributes[i].id != 6) return failed(INVALID_VALUE, "launch attribute");  // programmatic stream serialization
+    early = attributes[i].allowed;
+  }
+  record("cuLaunchKernel %s device %d grid %u block %u%s stream %p", kernel.name.c_str(), current->device, gx, bx, early ? " early" : "", stream);
   if (!gx || gy != 1 || gz != 1 || !bx || bx > 1024 || by != 1 || bz != 1 || shared) return failed(INVALID_VALUE, "launch configuration");
   // One structure by value: the only kind of parameter list that this project has.
   const auto* from = (const uint8_t*)params[0];
   const std::vector<uint8_t> copy(from, from + kernel.param_bytes);
   std::lock_guard guard(lock);
   try {
-    emulator::run(kernel, gx, bx, copy, memory, (uint64_t)setting("EMULATOR_SEED", 0));
+    emulator::run(kernel, gx, bx, copy, memory, (uint64_t)setting("EMULATOR_SEED", 0), early);
   } catch (const emulator::Fault& fault) {
     return failed(fault.code, fault.what());
   }
   return SUCCESS;
+}
+API cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, void* stream, void** params, void** extra) {
+  const Configuration configuration{gx, gy, gz, bx, by, bz, shared, stream, nullptr, 0};
+  return cuLaunchKernelEx(&configuration, function, params, extra);
 }
 API cuGetErrorName(int code, const char** name) {
   switch (code) {

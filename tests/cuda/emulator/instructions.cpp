@@ -114,6 +114,12 @@ void store(Warp& w, const Instruction& i, u32 mask) {
   });
 }
 
+// Hardware ignores an address that is none; here it has to be one.
+void prefetch(Warp& w, const Instruction& i, u32 mask) {
+  const auto& base = w.registers[i.from[0]];
+  lanes(mask, [&](int l) { w.launch->reach(w, l, i.space, base[l] + (u64)i.offset, 1, Access::READ); });
+}
+
 // Lane after lane: the first source is the address, the second the operand. `red` has no result.
 template <class T> void atomic_add(Warp& w, const Instruction& i, u32 mask) {
   const auto &base = w.registers[i.from[0]], &operand = w.registers[i.from[1]];
@@ -293,6 +299,7 @@ Table make_table() {
   t["unpack"] = unpack;
   t["ld"] = load<void>, t["ld.s8"] = load<int8_t>, t["ld.s16"] = load<s16>, t["ld.s32"] = load<s32>;
   t["st"] = store;
+  t["prefetch.global.L2"] = prefetch;
   for (const char* base : {"atom", "red"}) {
     t[std::string(base) + ".add.u32"] = atomic_add<u32>, t[std::string(base) + ".add.u64"] = atomic_add<u64>;
   }
@@ -316,6 +323,7 @@ Table make_table() {
 
   t["ex2.approx.ftz.f32"] = one<float, float, [](float a) { return flushed(std::exp2(flushed(a))); }>;
   t["ex2.approx.f32"] = one<float, float, [](float a) { return std::exp2(a); }>;
+  t["lg2.approx.ftz.f32"] = one<float, float, [](float a) { return std::log2(flushed(a)); }>;
   t["lg2.approx.f32"] = one<float, float, [](float a) { return std::log2(a); }>;
   t["rcp.approx.ftz.f32"] = one<float, float, [](float a) { return flushed(1 / flushed(a)); }>;
   t["rcp.approx.ftz.f64"] = one<double, double, reciprocal_high>;
@@ -326,6 +334,8 @@ Table make_table() {
   t["vote.ballot.b32"] = vote_ballot;
   t["vote.any.pred"] = vote_any;
   t["bar.warp"] = sync_warp;
+  t["griddepcontrol.wait"] = [](Warp& w, const Instruction&, u32) { w.waited = true; };
+  t["griddepcontrol.launch_dependents"] = [](Warp&, const Instruction&, u32) {};  // kernels run one after another here
   return t;
 }
 

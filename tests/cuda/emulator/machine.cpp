@@ -72,6 +72,7 @@ uint8_t* Launch::reach(Warp& warp, int lane, Space space, uint64_t address, uint
     host = shared.data() + address;
     cells = shared_shadow.data() + address;
   } else {
+    if (early && !warp.waited) fault(warp, lane, LAUNCH_FAILED, "memory is touched before griddepcontrol.wait");
     try {
       Region& region = memory->find(address, bytes, write);
       if (write && region.shadow.empty()) region.shadow.resize(region.end - region.begin);
@@ -197,7 +198,7 @@ void Warp::run() {
   }
 }
 
-void run(const Kernel& kernel, uint32_t grid, uint32_t threads, const std::vector<uint8_t>& params, Memory& memory, uint64_t seed) {
+void run(const Kernel& kernel, uint32_t grid, uint32_t threads, const std::vector<uint8_t>& params, Memory& memory, uint64_t seed, bool early) {
   std::mt19937_64 random(seed);
   const auto order = [&](size_t count) {
     std::vector<uint32_t> list(count);
@@ -211,6 +212,7 @@ void run(const Kernel& kernel, uint32_t grid, uint32_t threads, const std::vecto
   launch.kernel = &kernel;
   launch.params = params.data();
   launch.grid = grid;
+  launch.early = early;
   launch.threads = threads;
   launch.warps.resize((threads + 31) / 32);
   for (auto& warp : launch.warps) {
@@ -229,6 +231,7 @@ void run(const Kernel& kernel, uint32_t grid, uint32_t threads, const std::vecto
       const uint32_t lanes = std::min(32u, threads - (uint32_t)warp.number * 32);
       warp.alive = lanes == 32 ? ~0u : (1u << lanes) - 1;
       warp.at_barrier = warp.waiting = warp.epoch = 0;
+      warp.waited = false;
       warp.pc.fill(0);
       for (const auto& [number, name] : kernel.specials) {
         for (uint32_t lane = 0; lane < 32; ++lane) {

@@ -55,6 +55,7 @@ struct Warp {
   const Kernel* kernel;
   int number = 0;                // in its block
   uint32_t epoch = 0;            // __syncwarp() so far
+  bool waited = false;           // for the kernel before
   std::array<int, 32> pc{};      // next instruction of each lane
   uint32_t alive = 0, at_barrier = 0, waiting = 0;  // waiting: for the other lanes of a warp-wide instruction
   int now = 0;                   // the instruction being done
@@ -67,6 +68,7 @@ struct Launch {
   Memory* memory = nullptr;
   const Kernel* kernel = nullptr;
   const uint8_t* params = nullptr;
+  bool early = false;            // it may start before the kernel before it is done
   uint32_t grid = 1, threads = 1, block = 0;
   uint32_t epoch = 0;            // barriers of this block so far
   std::vector<uint8_t> shared;
@@ -79,6 +81,6 @@ struct Launch {
 };
 
 // Run a kernel on a one-dimensional grid. `seed` orders blocks and warps; 0 is the natural order.
-void run(const Kernel& kernel, uint32_t grid, uint32_t threads, const std::vector<uint8_t>& params, Memory& memory, uint64_t seed);
+void run(const Kernel& kernel, uint32_t grid, uint32_t threads, const std::vector<uint8_t>& params, Memory& memory, uint64_t seed, bool early);
 
 }  // namespace emulator

@@ -179,6 +179,12 @@ class Builder {
     } else if ((base == "bar" || base == "barrier") && !has("warp")) {
       if (list.at(0) != "0" || list.size() != 1) throw std::runtime_error(line);
       instruction.kind = Kind::BARRIER;
+    } else if (base == "griddepcontrol") {
+      instruction.handler = find_handler(name);
+    } else if (base == "prefetch") {
+      instruction.space = Space::GLOBAL;
+      address(list.at(0), instruction);
+      instruction.handler = find_handler(name);
     } else if (base == "ld" || base == "st") {
       instruction.space = has("global") ? Space::GLOBAL : has("shared") ? Space::SHARED : has("param") ? Space::PARAM : Space::GENERIC;
       instruction.bytes = (uint8_t)bytes_of(parts.back());
