@@ -27,9 +27,9 @@ pub fn directory() -> Option<PathBuf> {
 
 /// The entry's file name: a hash of the source, the options (with the architecture) and NVRTC's version.
 fn name(variant: &Variant, architecture: Architecture) -> Result<String> {
-    let (major, minor) = library::nvrtc()?;
+    let nvrtc @ (major, minor) = library::nvrtc()?;
     let mut hash = Sha256::new();
-    for part in compile::options(variant, architecture) {
+    for part in compile::options(variant, architecture, nvrtc) {
         hash.update(part);
         hash.update([0]);
     }

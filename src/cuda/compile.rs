@@ -78,8 +78,8 @@ impl Architecture {
     }
 }
 
-/// NVRTC's options for a variant.
-pub fn options(variant: &Variant, architecture: Architecture) -> Vec<String> {
+/// The options for a variant, of that version of NVRTC.
+pub fn options(variant: &Variant, architecture: Architecture, nvrtc: (i32, i32)) -> Vec<String> {
     let mut options = vec![
         match architecture {
             Architecture::Cubin(number) => format!("--gpu-architecture=sm_{number}"),
@@ -90,6 +90,10 @@ pub fn options(variant: &Variant, architecture: Architecture) -> Vec<String> {
         "-default-device".to_owned(),
         "--ptxas-options=--verbose".to_owned(),
     ];
+    if nvrtc >= (12, 9) {
+        // Since then NVRTC keeps what it compiled in the driver's cache, without its log. `cache` is the one that users know of.
+        options.push("--no-cache".to_owned());
+    }
     options.extend(variant.definitions().into_iter().map(|definition| format!("--define-macro={definition}")));
     options
 }
@@ -130,12 +134,12 @@ pub struct Compiled {
 
 /// Compile a variant.
 pub fn compile(variant: &Variant, architecture: Architecture) -> Result<Compiled> {
-    library::nvrtc()?;
+    let nvrtc = library::nvrtc()?;
     let text = CString::new(source_text(variant)).expect("the sources have no zero byte");
     let program =
         Program(result::create_program(&text, Some(c"rarepixel.cu")).map_err(nvrtc_error("cannot create a program"))?);
     // SAFETY: the program was just created.
-    let status = unsafe { result::compile_program(program.0, &options(variant, architecture)) };
+    let status = unsafe { result::compile_program(program.0, &options(variant, architecture, nvrtc)) };
     let log = read(&program, "cannot read the log", sys::nvrtcGetProgramLogSize, sys::nvrtcGetProgramLog)?;
     let log = String::from_utf8_lossy(&log).trim_end_matches('\0').to_owned();
     status.map_err(nvrtc_error(format!("cannot compile {variant:?} for {architecture:?}: {log}")))?;
@@ -144,4 +148,18 @@ pub fn compile(variant: &Variant, architecture: Architecture) -> Result<Compiled
         Architecture::Ptx(_) => read(&program, "cannot read the PTX", sys::nvrtcGetPTXSize, sys::nvrtcGetPTX)?,
     };
     Ok(Compiled { image, log })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_cache_is_enough() {
+        let given = |nvrtc| options(&Variant::finish(crate::tensor::DType::Float32), Architecture::Cubin(90), nvrtc);
+        assert!(!given((12, 8)).contains(&"--no-cache".to_owned())); // it does not know the option
+        for newer in [(12, 9), (13, 0)] {
+            assert!(given(newer).contains(&"--no-cache".to_owned()));
+        }
+    }
 }
