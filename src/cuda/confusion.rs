@@ -1,7 +1,7 @@
 //! The confusion matrix on the device.
 
 use super::arguments::{PassArguments, Pointer, check_classes};
-use super::device::Device;
+use super::device::{Device, Start};
 use super::variant::Variant;
 use crate::Result;
 use crate::metrics::check;
@@ -44,5 +44,5 @@ pub unsafe fn add_confusion(
         ..PassArguments::over(&input, &target, &variant, 1, blocks)
     };
     // SAFETY: the caller vouches for the pointers; shapes and strides are those of the checked views.
-    unsafe { device.launch(&kernel, 0, stream, blocks as u32, &arguments) }
+    unsafe { device.launch(&kernel, 0, stream, blocks as u32, &arguments, Start::InOrder) }
 }

@@ -8,7 +8,7 @@ use cudarc::driver::sys::{
     CUcontext, CUdevice_attribute, CUlaunchAttribute, CUlaunchAttributeID, CUlaunchConfig, CUresult, CUstream,
     cuLaunchKernelEx,
 };
-use cudarc::driver::{CudaContext, CudaFunction, DeviceRepr, LaunchConfig, PushKernelArg};
+use cudarc::driver::{CudaContext, CudaFunction, DeviceRepr};
 use cudarc::nvrtc::Ptx;
 
 use super::cache;
@@ -22,8 +22,8 @@ pub struct Device {
     context: Arc<CudaContext>,
     architecture: Architecture,
     multiprocessors: u32,
-    /// Whether a kernel may be launched before the one that it waits for is done.
-    overlaps: bool,
+    /// Whether there is [`Start::Early`].
+    starts_early: bool,
     kernels: Mutex<HashMap<Variant, Arc<Kernel>>>,
 }
 
@@ -43,6 +43,15 @@ impl Kernel {
     pub fn blocks(&self, variant: &Variant, pixels: usize, rows: usize) -> usize {
         pixels.div_ceil(variant.pixels_a_block()).min((self.resident as usize).div_ceil(rows)).max(1)
     }
+}
+
+/// When a kernel may start.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Start {
+    /// When all before it on its stream is done.
+    InOrder,
+    /// When all blocks of the kernel before it have called `let_kernel_behind_start`, where the device can do that.
+    Early,
 }
 
 /// Makes the thread's current context what it was before: torch relies on it.
@@ -83,7 +92,7 @@ impl Device {
             architecture: Architecture::for_device(10 * major + minor)?,
             multiprocessors: multiprocessors.max(1) as u32,
             // The hardware's since 9.0; CUDA graphs record such a launch since 12.3.
-            overlaps: major >= 9 && driver >= (12, 3),
+            starts_early: major >= 9 && driver >= (12, 3),
             kernels: Mutex::default(),
         });
         devices.push((ordinal, device.clone()));
@@ -129,7 +138,7 @@ impl Device {
     ///
     /// # Safety
     /// `arguments` must be what the kernel declares, its pointers valid on the device for all that the kernel reads and writes until
-    /// it has run, and `stream` a stream of this device or 0.
+    /// it has run, and `stream` a stream of this device or 0. One that starts early calls `wait_for_kernel_before` before it touches memory.
     pub unsafe fn launch<A: DeviceRepr>(
         &self,
         kernel: &Kernel,
@@ -137,35 +146,17 @@ impl Device {
         stream: u64,
         blocks: u32,
         arguments: &A,
+        start: Start,
     ) -> Result<()> {
+        let failed = || driver_error("cannot launch a kernel");
         let _restore = Restore::new()?;
-        // SAFETY: the caller vouches for the stream; torch owns it and orders its own work on it.
-        let stream = unsafe { self.context.wrap_borrowed_stream(stream as CUstream) };
-        let config = LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (kernel.threads, 1, 1), shared_mem_bytes: 0 };
-        let mut launch = stream.launch_builder(&kernel.functions[entry]);
-        // SAFETY: the caller vouches for the arguments; the block has the number of threads that the kernel was compiled for.
-        unsafe { launch.arg(arguments).launch(config) }.map_err(driver_error("cannot launch a kernel"))?;
-        Ok(())
-    }
-
-    /// Put a kernel of one block on a stream, right behind one that calls `let_kernel_behind_start`: it may start while that still runs, so it
-    /// calls `wait_for_kernel_before` before it touches memory.
-    ///
-    /// # Safety
-    /// As for [`Device::launch`].
-    pub unsafe fn launch_behind<A: DeviceRepr>(&self, kernel: &Kernel, stream: u64, arguments: &A) -> Result<()> {
-        if !self.overlaps {
-            // SAFETY: the caller vouches for the same.
-            return unsafe { self.launch(kernel, 0, stream, 1, arguments) };
-        }
-        let _restore = Restore::new()?;
-        self.context.bind_to_thread().map_err(driver_error("cannot use the device's context"))?;
-        // SAFETY: attributes are plain data, for which zeros are valid.
-        let mut attribute: CUlaunchAttribute = unsafe { std::mem::zeroed() };
-        attribute.id = CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
-        attribute.value.programmaticStreamSerializationAllowed = 1;
+        self.context.bind_to_thread().map_err(failed())?;
+        // SAFETY: an attribute is plain data, for which zeros are valid: 0 is an id, too.
+        let mut early: CUlaunchAttribute = unsafe { std::mem::zeroed() };
+        early.id = CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+        early.value.programmaticStreamSerializationAllowed = 1;
         let config = CUlaunchConfig {
-            gridDimX: 1,
+            gridDimX: blocks,
             gridDimY: 1,
             gridDimZ: 1,
             blockDimX: kernel.threads,
@@ -173,16 +164,16 @@ impl Device {
             blockDimZ: 1,
             sharedMemBytes: 0,
             hStream: stream as CUstream,
-            attrs: &raw mut attribute,
-            numAttrs: 1,
+            attrs: &raw mut early,
+            numAttrs: u32::from(start == Start::Early && self.starts_early),
         };
         let mut parameters = [std::ptr::from_ref(arguments).cast_mut().cast()];
-        let function = kernel.functions[0].cu_function();
-        // SAFETY: the caller vouches for stream and arguments, which the driver copies; the configuration and its one attribute outlive the call,
-        // and the block has the number of threads that the kernel was compiled for.
+        let function = kernel.functions[entry].cu_function();
+        // SAFETY: the caller vouches for stream and arguments, which the driver copies; configuration and attribute outlive the call, and the
+        // block has the number of threads that the kernel was compiled for.
         unsafe { cuLaunchKernelEx(&raw const config, function, parameters.as_mut_ptr(), std::ptr::null_mut()) }
             .result()
-            .map_err(driver_error("cannot launch a kernel"))
+            .map_err(failed())
     }
 }
 

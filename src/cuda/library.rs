@@ -27,7 +27,7 @@ const DRIVER_SYMBOLS: &[&str] = &[
     "cuModuleGetFunction",
     "cuModuleUnload",
     "cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags",
-    "cuLaunchKernel",
+    "cuLaunchKernelEx",
     "cuGetErrorName",
     "cuGetErrorString",
 ];

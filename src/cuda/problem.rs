@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::arguments::{FinishArguments, PassArguments, Pointer, check_classes};
-use super::device::{Device, Kernel};
+use super::device::{Device, Kernel, Start};
 use super::upsample;
 use super::variant::{Sizes, Source, Variant};
 use crate::loss::operands::{Target, check_operands, check_pixels, compute_type};
@@ -307,16 +307,10 @@ impl<'a> Problem<'a> {
 
     /// # Safety
     /// As for [`Problem::forward`].
-    unsafe fn launch_finish(&self, arguments: FinishArguments, behind_reduce: bool) -> Result<()> {
+    unsafe fn launch_finish(&self, arguments: FinishArguments, start: Start) -> Result<()> {
         let kernel = self.device.kernel(&Variant::finish(self.real()))?;
         // SAFETY: the caller vouches for the pointers, and this kernel waits for the one before it.
-        unsafe {
-            if behind_reduce {
-                self.device.launch_behind(&kernel, self.stream, &arguments)
-            } else {
-                self.device.launch(&kernel, 0, self.stream, 1, &arguments)
-            }
-        }
+        unsafe { self.device.launch(&kernel, 0, self.stream, 1, &arguments, start) }
     }
 
     /// The state, and the loss from its sums or of each pixel; `partials` is workspace of float64 and its length: [`Problem::workspace`]. Returns
@@ -338,10 +332,10 @@ impl<'a> Problem<'a> {
         // SAFETY: the caller vouches for the pointers; shapes and strides are those of the checked views.
         unsafe {
             if grid > 0 {
-                self.device.launch(&kernel, 0, self.stream, grid, &arguments)?;
+                self.device.launch(&kernel, 0, self.stream, grid, &arguments, Start::InOrder)?;
             }
             let arguments = FinishArguments { partials, blocks: blocks as i32, ..self.finish_arguments(memory) };
-            self.launch_finish(arguments, grid > 0)
+            self.launch_finish(arguments, if grid > 0 { Start::Early } else { Start::InOrder })
         }
     }
 
@@ -351,7 +345,7 @@ impl<'a> Problem<'a> {
     /// As for [`Problem::forward`].
     pub unsafe fn finish(&self, memory: &Forward<'a>) -> Result<()> {
         // SAFETY: the caller vouches for the pointers.
-        unsafe { self.launch_finish(self.finish_arguments(memory), false) }
+        unsafe { self.launch_finish(self.finish_arguments(memory), Start::InOrder) }
     }
 
     /// dL/dinput from the state. Returns as soon as the kernels are on the stream.
@@ -379,7 +373,7 @@ impl<'a> Problem<'a> {
         }
         let grid = self.grid(blocks)?;
         // SAFETY: as in `forward`.
-        unsafe { self.device.launch(&kernel, 0, self.stream, grid, &arguments) }
+        unsafe { self.device.launch(&kernel, 0, self.stream, grid, &arguments, Start::InOrder) }
     }
 
     /// All blocks of all rows.

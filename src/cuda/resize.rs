@@ -1,7 +1,7 @@
 //! A target for a map of logits of another size, on the device.
 
 use super::arguments::{PassArguments, Pointer, ResizeArguments, check_classes};
-use super::device::Device;
+use super::device::{Device, Start};
 use super::variant::Variant;
 use crate::loss::resize::check_sizes;
 use crate::tensor::{DType, View, expect_shape};
@@ -59,6 +59,6 @@ impl Resize<'_> {
         let labels = labels.address() as Pointer;
         let arguments = ResizeArguments { pass, labels };
         // SAFETY: the caller vouches for the pointers; shapes and strides are those of the checked views.
-        unsafe { device.launch(&kernel, entry, stream, blocks as u32, &arguments) }
+        unsafe { device.launch(&kernel, entry, stream, blocks as u32, &arguments, Start::InOrder) }
     }
 }

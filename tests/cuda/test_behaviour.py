@@ -229,21 +229,10 @@ class TestDriverCalls:
         monkeypatch.setattr(_cuda, "_place", lambda tensor: (0, 0x5EED))
         rp.dice_focal_loss(logits, labels).backward()
         calls = [line.split() for line in log.read_text().splitlines()]
-        assert [call[:2] for call in calls] == [["cuLaunchKernel", name] for name in ("reduce", "finish", "gradient")]
+        assert [call[:2] for call in calls] == [["cuLaunchKernelEx", name] for name in ("reduce", "finish", "gradient")]
         assert {call[-1] for call in calls} == {"0x5eed"}
         # The kernel that finishes the loss starts while the pass over the pixels still runs.
         assert ["early" in call for call in calls] == [False, True, False]
-
-    def test_no_early_start_before_the_hardware_has_it(
-        self, fresh_device: int, cuda: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        log = tmp_path / "calls"
-        monkeypatch.setenv("EMULATOR_LOG", str(log))
-        monkeypatch.setenv("EMULATOR_CAPABILITY", "89")
-        logits, labels = batch(device=cuda)
-        assert rp.focal_loss(logits, labels).isfinite()
-        assert "cuLaunchKernel finish" in log.read_text()
-        assert " early " not in log.read_text()
 
     def test_the_current_context_is_left_as_it_was(self, emulator: object, fresh_device: int, cuda: str) -> None:
         before = emulator.current_context()  # type: ignore[attr-defined]
@@ -251,17 +240,29 @@ class TestDriverCalls:
         rp.dice_focal_loss(logits, labels).backward()
         assert emulator.current_context() == before  # type: ignore[attr-defined]
 
-    def test_machine_code_first_then_ptx(
-        self, fresh_device: int, cuda: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(("capability", "early"), [("89", False), ("90", True)])
+    def test_what_a_device_is_asked_for(
+        self,
+        capability: str,
+        early: bool,
+        fresh_device: int,
+        cuda: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """On a device that NVRTC knows, a cubin is tried; this one takes none and gets PTX."""
+        """On a device that NVRTC knows, a cubin is tried; this one takes none and gets PTX.
+
+        An early start is asked for where the hardware has it.
+        """
         log = tmp_path / "calls"
         monkeypatch.setenv("EMULATOR_LOG", str(log))
-        monkeypatch.setenv("EMULATOR_CAPABILITY", "90")
+        monkeypatch.setenv("EMULATOR_CAPABILITY", capability)
         logits, labels = batch(device=cuda)
         assert rp.focal_loss(logits, labels).isfinite()
-        loads = [line for line in log.read_text().splitlines() if "cuModuleLoadData" in line]
+        calls = log.read_text().splitlines()
+        loads = [line for line in calls if "cuModuleLoadData" in line]
         assert loads == ["cuModuleLoadData cubin", "cuModuleLoadData cubin", "cuModuleLoadData ptx"] * 2
+        assert [" early " in line for line in calls if "cuLaunchKernelEx" in line] == [False, early]
 
     def test_a_device_too_old(self, fresh_device: int, cuda: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("EMULATOR_CAPABILITY", "35")

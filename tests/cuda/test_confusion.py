@@ -203,5 +203,5 @@ def test_one_launch_and_nothing_else(
     monkeypatch.setattr(_cuda, "_place", lambda tensor: (0, 0x5EED))
     matrix.update(logits, target)
     (call,) = [line.split() for line in log.read_text().splitlines()]
-    assert call[:2] == ["cuLaunchKernel", "confusion"]
+    assert call[:2] == ["cuLaunchKernelEx", "confusion"]
     assert call[-1] == "0x5eed"

@@ -252,7 +252,7 @@ def test_only_launches_once_it_is_warm(
     calls = [line.split() for line in log.read_text().splitlines()]
     resizing = ("confusion", "majority") if mode == "majority" else ()
     launched = (*resizing, "reduce", "finish", "gradient")
-    assert [call[:2] for call in calls] == [["cuLaunchKernel", name] for name in launched]
+    assert [call[:2] for call in calls] == [["cuLaunchKernelEx", name] for name in launched]
     assert {call[-1] for call in calls} == {"0x5eed"}
 
 

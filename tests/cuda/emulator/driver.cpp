@@ -159,7 +159,7 @@ API cuLaunchKernelEx(const Configuration* configuration, void* function, void** 
     if (attributes[i].id != 6) return failed(INVALID_VALUE, "launch attribute");  // programmatic stream serialization
     early = attributes[i].allowed;
   }
-  record("cuLaunchKernel %s device %d grid %u block %u%s stream %p", kernel.name.c_str(), current->device, gx, bx, early ? " early" : "", stream);
+  record("cuLaunchKernelEx %s device %d grid %u block %u%s stream %p", kernel.name.c_str(), current->device, gx, bx, early ? " early" : "", stream);
   if (!gx || gy != 1 || gz != 1 || !bx || bx > 1024 || by != 1 || bz != 1 || shared) return failed(INVALID_VALUE, "launch configuration");
   // One structure by value: the only kind of parameter list that this project has.
   const auto* from = (const uint8_t*)params[0];
@@ -171,10 +171,6 @@ API cuLaunchKernelEx(const Configuration* configuration, void* function, void** 
     return failed(fault.code, fault.what());
   }
   return SUCCESS;
-}
-API cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, void* stream, void** params, void** extra) {
-  const Configuration configuration{gx, gy, gz, bx, by, bz, shared, stream, nullptr, 0};
-  return cuLaunchKernelEx(&configuration, function, params, extra);
 }
 API cuGetErrorName(int code, const char** name) {
   switch (code) {
