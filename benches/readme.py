@@ -1,7 +1,7 @@
 """The figures of README.md, written into it from CSVs of benches/losses.py and benches/gpu.py, and its picture.
 
-`make bench` does it after a run; `python benches/readme.py [CSV]` does it again. The tests compare the README with the
-newest CSVs in benches/results.
+`make bench` and `make bench-gpu` do it after a run; `python benches/readme.py [CSV] [GPU CSV]` does it again. The tests
+compare the README with the newest CSVs in benches/results.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ PICTURE = PROJECT / "notebooks" / "docs" / "losses.svg"
 PENDING = "The figures are still to come: `make bench` measures them and writes them here."
 CONFUSION = "confusion matrix"
 NONE = "–"
+DEFAULT = "default: the newest in benches/results."
 
 
 def newest(kind: str = "losses") -> Path | None:
@@ -32,10 +33,10 @@ def newest(kind: str = "losses") -> Path | None:
     return max((PROJECT / "benches" / "results").glob(f"*-{kind}.csv"), default=None)
 
 
-def filled(text: str, results: Path | None) -> str:
-    """`text` with what is between each pair of markers made from `results`."""
-    gpu = newest("gpu")
-    blocks = {"picture": PENDING, "libraries": PENDING, "gpu": PENDING if gpu is None else _gpu_table(gpu)}
+def filled(text: str, results: Path | None, gpu_results: Path | None) -> str:
+    """`text` with what is between each pair of markers made from CSVs of benches/losses.py and benches/gpu.py."""
+    gpu = PENDING if gpu_results is None else _gpu_table(gpu_results)
+    blocks = {"picture": PENDING, "libraries": PENDING, "gpu": gpu}
     if results is not None:
         measurements, facts = report.read_csv(results)
         blocks |= {"picture": _image(), "libraries": _tables(measurements, facts, results)}
@@ -156,11 +157,12 @@ def _multiple(memory: float | None) -> str:
 
 
 def main(
-    results: Annotated[Path | None, typer.Argument(help="The CSV; default: the newest in benches/results.")] = None,
+    results: Annotated[Path | None, typer.Argument(help=f"The CSV of benches/losses.py; {DEFAULT}")] = None,
+    gpu_results: Annotated[Path | None, typer.Argument(help=f"That of benches/gpu.py; {DEFAULT}")] = None,
 ) -> None:
-    """The tables of README.md between their markers, and its picture, from a CSV of benches/losses.py."""
+    """The tables of README.md between their markers, and its picture."""
     results = results or newest()
-    README.write_text(filled(README.read_text(), results))
+    README.write_text(filled(README.read_text(), results, gpu_results or newest("gpu")))
     if results is not None:
         measurements, facts = report.read_csv(results)
         picture.draw(measurements, facts["cpu"], PICTURE)

@@ -143,7 +143,7 @@ class TestFigures:
 
     def test_they_are_those_of_the_newest_results(self, readme) -> None:
         newest = readme.newest()
-        assert readme.filled(README, newest) == README, "python benches/readme.py"
+        assert readme.filled(README, newest, readme.newest("gpu")) == README, "python benches/readme.py"
         assert (readme.PENDING in README) == (newest is None)
         if newest is not None:
             assert self.left_out(newest, readme.PICTURE) == [], "python benches/readme.py"
@@ -159,8 +159,8 @@ class TestFigures:
         return [text for text in (facts["cpu"], *(f"{one.p50_ms:.3g}" for one in bars)) if text not in shown]
 
     def test_tables_are_made_from_the_csv(self, readme, results: Path) -> None:
-        text = readme.filled(README, results)
-        assert readme.PENDING not in text
+        text = readme.filled(README, results, None)
+        assert text.count(readme.PENDING) == 1  # the GPU's
         rows = [line for line in text.splitlines() if line.startswith(("| rarepixel |", "| kornia |"))]
         assert rows == [
             "| rarepixel | 4.0 | 3.0 |",
@@ -177,22 +177,40 @@ class TestFigures:
         for fact in ("cpu", "cpu_count", "commit", "date", "python"):
             assert facts[fact] in text
         assert "(4, 5, 512, 512) float32 and int64 labels, 2 threads" in text
-        assert readme.filled(text, results) == text
+        assert readme.filled(text, results, None) == text
+
+    def test_the_table_of_a_gpu_is_made_from_its_csv(self, readme, tmp_path: Path) -> None:
+        about = {"card": "a card", "driver": "1", "cuda": "13.0", "torch": "2.9", "commit": "abc", "copy_gb_s": "1000"}
+        batch = {"shape": "2x5x8x8", "dtype": "float32", "labels": "int64"}
+        ours = {"both_ms": "0.25", "forward_of_copy": "0.5", "backward_of_copy": "0.875"}
+        rows = [
+            {"loss": "copy", "implementation": "torch"},
+            {"loss": "focal_loss", "implementation": "rarepixel"} | ours,
+            {"loss": "focal_loss", "implementation": "torch", "both_ms": "2.5"},
+        ]
+        path = tmp_path / "2026-01-01-a-card-gpu.csv"
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, [*rows[0], *batch, *ours, *about])
+            writer.writeheader()
+            writer.writerows(row | batch | about for row in rows)
+        text = readme.filled(README, None, path)
+        assert "a card, driver 1, CUDA 13.0, torch 2.9; commit abc." in text
+        assert "| (2, 5, 8, 8) float32, int64 | 0.250 (10 x, –); 50 %, 88 % |" in text
 
     def test_what_is_not_between_markers_is_kept(self, readme, results: Path) -> None:
         for path in (results, None):
             outside = re.compile(r"(<!-- bench: \w+ -->).*?<!-- end -->", re.DOTALL)
-            assert outside.sub(r"\1", readme.filled(README, path)) == outside.sub(r"\1", README)
+            assert outside.sub(r"\1", readme.filled(README, path, None)) == outside.sub(r"\1", README)
 
     def test_lost_markers_and_other_tables_are_errors(self, readme, results: Path) -> None:
         with pytest.raises(ValueError, match=r"bench: libraries.*got 0"):
-            readme.filled(README.replace("<!-- bench: libraries -->", ""), results)
+            readme.filled(README.replace("<!-- bench: libraries -->", ""), results, None)
         with pytest.raises(ValueError, match=r"loader\.csv: got no column"):
-            readme.filled(README, next((PROJECT / "benches" / "results").glob("*-loader.csv")))
+            readme.filled(README, next((PROJECT / "benches" / "results").glob("*-loader.csv")), None)
         lines = results.read_text().splitlines(keepends=True)
         results.write_text("".join(line for line in lines if "confusion matrix" not in line))
         with pytest.raises(ValueError, match="expected the sections libraries and metrics"):
-            readme.filled(README, results)
+            readme.filled(README, results, None)
 
     def test_the_picture_has_the_same_bytes_each_time(self, readme, results: Path, tmp_path: Path) -> None:
         import picture
