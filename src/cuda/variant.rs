@@ -89,7 +89,8 @@ fn max_classes(real: DType, soft: bool, sizes: Sizes) -> usize {
 }
 
 /// (threads a block, blocks a multiprocessor). Of 65536 registers this leaves each thread 85, 102, 128, 170 or all 255 that it may have: as few as the kernels
-/// do without spilling, because few classes need many threads to keep enough loads on their way. `costly`: label smoothing, or a power of any exponent.
+/// do without spilling, because few classes need many threads to keep enough loads on their way. `costly`: label smoothing, a power of any exponent,
+/// or sums of more than 5 classes.
 fn shape(input: DType, soft: bool, sizes: Sizes, classes: usize, costly: bool) -> (u32, u32) {
     let real = compute_type(input);
     if sizes == Sizes::Upsampled {
@@ -103,7 +104,7 @@ fn shape(input: DType, soft: bool, sizes: Sizes, classes: usize, costly: bool) -
         (DType::Float64, ..=8) => (256, 1),
         (DType::Float64, ..=16) => (128, 2),
         (DType::Float64, _) => (64, 1),
-        (_, ..=5) if input == DType::Float32 && !soft && !costly => (256, 3),
+        (_, ..=7) if input == DType::Float32 && !soft && !costly => (256, 3),
         (_, ..=5) if !soft && !costly => (128, 5), // twice as many pixels at a time
         (_, ..=7) if soft || input == DType::Float32 => (256, 2),
         (_, ..=7) => (128, 4),
@@ -178,10 +179,10 @@ impl Variant {
         let soft = label.is_none() || sizes == Sizes::Area;
         let in_registers = classes <= max_classes(real, soft, sizes);
         let power = power(gamma);
-        let (threads, blocks) =
-            if in_registers { shape(input, soft, sizes, classes, smoothing || power < 0) } else { (32, 1) };
-        let classes = if in_registers { classes as u32 } else { 0 };
         let (region, each_pixel) = (spec.region.is_some(), !spec.is_scalar());
+        let costly = smoothing || power < 0 || (region && classes > 5);
+        let (threads, blocks) = if in_registers { shape(input, soft, sizes, classes, costly) } else { (32, 1) };
+        let classes = if in_registers { classes as u32 } else { 0 };
         Self {
             source,
             input,
