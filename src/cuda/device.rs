@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::result::{ctx, device};
 use cudarc::driver::sys::{
-    CUcontext, CUdevice_attribute, CUlaunchAttribute, CUlaunchAttributeID, CUlaunchConfig, CUresult, CUstream,
-    cuLaunchKernelEx,
+    CUcontext, CUdevice_attribute, CUlaunchAttribute, CUlaunchAttributeID, CUlaunchAttributeValue, CUlaunchConfig,
+    CUresult, CUstream, cuLaunchKernelEx,
 };
 use cudarc::driver::{CudaContext, CudaFunction, DeviceRepr};
 use cudarc::nvrtc::Ptx;
@@ -151,10 +151,11 @@ impl Device {
         let failed = || driver_error("cannot launch a kernel");
         let _restore = Restore::new()?;
         self.context.bind_to_thread().map_err(failed())?;
-        // SAFETY: an attribute is plain data, for which zeros are valid: 0 is an id, too.
-        let mut early: CUlaunchAttribute = unsafe { std::mem::zeroed() };
-        early.id = CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
-        early.value.programmaticStreamSerializationAllowed = 1;
+        let mut early = CUlaunchAttribute {
+            id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
         let config = CUlaunchConfig {
             gridDimX: blocks,
             gridDimY: 1,

@@ -89,8 +89,8 @@ fn max_classes(real: DType, soft: bool, sizes: Sizes) -> usize {
 }
 
 /// (threads a block, blocks a multiprocessor). Of 65536 registers this leaves each thread 85, 102, 128, 170 or all 255 that it may have: as few as the kernels
-/// do without spilling, because few classes need many threads to keep enough loads on their way. `costly`: label smoothing, a power of any exponent,
-/// or sums of more than 5 classes.
+/// do without spilling, because few classes need many threads to keep enough loads on their way. `costly`: with 5 classes label smoothing or a power of any exponent,
+/// with more a region term, too.
 fn shape(input: DType, soft: bool, sizes: Sizes, classes: usize, costly: bool) -> (u32, u32) {
     let real = compute_type(input);
     if sizes == Sizes::Upsampled {
@@ -180,7 +180,7 @@ impl Variant {
         let in_registers = classes <= max_classes(real, soft, sizes);
         let power = power(gamma);
         let (region, each_pixel) = (spec.region.is_some(), !spec.is_scalar());
-        let costly = smoothing || power < 0 || (region && classes > 5);
+        let costly = classes >= 5 && (smoothing || power < 0 || (region && classes > 5));
         let (threads, blocks) = if in_registers { shape(input, soft, sizes, classes, costly) } else { (32, 1) };
         let classes = if in_registers { classes as u32 } else { 0 };
         Self {

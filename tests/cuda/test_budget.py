@@ -24,7 +24,7 @@ SMOOTHED = Options(pixel="cross_entropy", label_smoothing=0.1)
 DICE = Options(region="dice")
 FOCAL = Options(pixel="focal")
 # Registers of a thread: what the number of threads that a multiprocessor must hold leaves.
-BOUNDS = {2: 128, 5: 128, 6: 128, 7: 128, 8: 170, 16: 255, 24: 255, 32: 255, 33: 128}
+BOUNDS = {2: 102, 5: 128, 6: 128, 7: 128, 8: 170, 16: 255, 24: 255, 32: 255, 33: 128}
 BOUNDS_FLOAT64 = {2: 255, 5: 255, 6: 255, 7: 255, 8: 255, 16: 255, 24: 255, 32: 255, 33: 128}
 
 

@@ -65,7 +65,13 @@ DEFECTS = {
         for classes, barriers in ((5, 2), (9, 6))
         for i in range(barriers)
     },
-    "dropped barrier in the finish": ("finish", replaced(BARRIER, "", 0), 5, "(race: |uninitialised)"),
+    "dropped barrier in the finish": ("finish", replaced(BARRIER, "", 0), 400, "race: "),
+    "dropped barrier in the finish, whose sums shared memory has room for": (
+        "finish",
+        replaced(BARRIER, "", 0),
+        5,
+        "uninitialised shared memory",
+    ),
     "a kernel that does not wait for the one before": (
         "finish",
         replaced(r"griddepcontrol\.wait;", "", 0),

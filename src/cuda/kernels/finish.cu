@@ -9,8 +9,8 @@ enum { AT_ONCE = 16 };
 
 // Mirrored, field for field, by src/cuda/arguments.rs. Pointers that a loss does not need are null.
 struct FinishArguments {
-  double* partials;          // (rows, columns, blocks), see reduce.cu; without room elsewhere its first block becomes the
-                             // total. Null: the sums are there already
+  double* partials;          // (rows, columns, blocks), see reduce.cu; its first block becomes the total. Null: the sums
+                             // are there already
   double* sums;              // (rows, columns)
   Real* loss;                // (), null without a reduction
   Real* coefficients;        // (rows, 1 + 2 C), or (rows, 1) without a region term; for an incoming gradient of 1
@@ -46,7 +46,8 @@ struct Table {
 
   __device__ bool fits() const { return size <= ROOM; }
   __device__ double operator[](int64 i) const { return fits() ? room[i] : memory[i * stride]; }
-  __device__ void keep(int64 i, double value) const {
+  __device__ void set(int64 i, double value) const {
+    memory[i * stride] = value;
     if (fits()) room[i] = value;
   }
 };
@@ -84,10 +85,7 @@ struct Row {
   __device__ double intersection(int c) const { return sums[first + LEADING + c]; }
   __device__ double prediction(int c) const { return sums[first + LEADING + a.classes + c]; }
   __device__ double truth(int c) const { return sums[first + LEADING + 2 * a.classes + c]; }
-  __device__ void set(int i, double value) const {
-    sums.memory[first + i] = value;
-    sums.keep(first + i, value);
-  }
+  __device__ void set(int i, double value) const { sums.set(first + i, value); }
 
   // How much class c weighs in the region term: 0 leaves it out.
   __device__ double weight(int c) const {
@@ -187,12 +185,7 @@ __device__ void add_up(const FinishArguments& a) {
       for (int i = 0; i < AT_ONCE; ++i) sum += some[i];
     }
     sum = warp_sum(sum);
-    if (lane != 0) continue;
-    if (totals.fits()) {
-      totals.keep(column, sum);
-    } else {
-      partials[0] = sum;
-    }
+    if (lane == 0) totals.set(column, sum);
   }
   __syncthreads();
 
@@ -257,7 +250,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) finish(const Finis
     add_up(a);
   } else {
     const Table sums = row_sums(a);
-    for (int64 i = threadIdx.x; i < sums.size && sums.fits(); i += THREADS) sums.keep(i, a.sums[i]);
+#pragma unroll 1
+    for (int64 i = threadIdx.x; i < sums.size; i += THREADS) sums.set(i, sums.memory[i]);
   }
   __syncthreads();
 

@@ -99,13 +99,19 @@ __device__ __forceinline__ int64 offset(const Strides& s, int64 sample, int64 pi
 template <typename T> struct Block {
   T value[CLASSES][WIDTH];  // planar: [class][pixel]; channels_last: in the order of memory, whole vectors at a time
 
+  // Where value[c] lies, from the first one on.
+  static __device__ __forceinline__ int64 place(int c, const Strides& s) { return CHANNELS_LAST ? (int64)(c * WIDTH) : c * s.channel; }
   __device__ __forceinline__ void load_from(const T* from, const Strides& s) {
 #pragma unroll
-    for (int c = 0; c < CLASSES; ++c) load<T, WIDTH>(from + (CHANNELS_LAST ? (int64)(c * WIDTH) : c * s.channel), value[c]);
+    for (int c = 0; c < CLASSES; ++c) load<T, WIDTH>(from + place(c, s), value[c]);
+  }
+  static __device__ __forceinline__ void prefetch_from(const T* from, const Strides& s) {
+#pragma unroll
+    for (int c = 0; c < CLASSES; ++c) prefetch(from + place(c, s));
   }
   __device__ __forceinline__ void store_to(T* to, const Strides& s) const {
 #pragma unroll
-    for (int c = 0; c < CLASSES; ++c) store<T, WIDTH>(to + (CHANNELS_LAST ? (int64)(c * WIDTH) : c * s.channel), value[c]);
+    for (int c = 0; c < CLASSES; ++c) store<T, WIDTH>(to + place(c, s), value[c]);
   }
   __device__ __forceinline__ T& at(int c, int k) {
     const int flat = k * CLASSES + c;

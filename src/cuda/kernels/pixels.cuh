@@ -29,17 +29,20 @@ template <bool STORES, typename Visit> __device__ __forceinline__ void each_pixe
 #elif CLASSES
 // Whether the second pass asks the L2 for a thread's next pixels: with float it takes 1 to 5 % less time so. With 16 bits and int64 labels it takes
 // longer, as does a first pass, which only reads.
-enum { ASKS_AHEAD = FEW && sizeof(Input) == 4 && !SOFT };
+enum { ASKS_AHEAD = FEW && sizeof(Input) == 4 };
+
+#if !SOFT
+__device__ __forceinline__ const LABEL* labels_at(const Arguments& a, const Way& way) {
+  return (const LABEL*)a.target + offset(a.target_strides, way.sample, way.pixel);
+}
 
 __device__ __forceinline__ void ask_for_next(const Arguments& a, Way way) {
-#ifdef LABEL
   way.next(a);
   if (!way.more()) return;
-  const Input* from = a.input + offset(a.input_strides, way.sample, way.pixel);
-  EACH_CLASS(c) prefetch(from + (CHANNELS_LAST ? (int64)(c * WIDTH) : c * a.input_strides.channel));
-  prefetch((const LABEL*)a.target + offset(a.target_strides, way.sample, way.pixel));
-#endif
+  Block<Input>::prefetch_from(a.input + offset(a.input_strides, way.sample, way.pixel), a.input_strides);
+  prefetch(labels_at(a, way));
 }
+#endif
 
 template <bool STORES, typename Visit> __device__ __forceinline__ void each_pixel(const Arguments& a, Way way, const Visit& visit) {
   for (; way.more(); way.next(a)) {
@@ -52,9 +55,9 @@ template <bool STORES, typename Visit> __device__ __forceinline__ void each_pixe
 #elif !SOFT
     int least = 0;
     LABEL labels[WIDTH];
-    load<LABEL, WIDTH>((const LABEL*)a.target + offset(a.target_strides, way.sample, way.pixel), labels);
-#endif
+    load<LABEL, WIDTH>(labels_at(a, way), labels);
     if (STORES && ASKS_AHEAD) ask_for_next(a, way);
+#endif
 #pragma unroll
     for (int k = 0; k < WIDTH; ++k) {
       // The logits of pixel k are no longer needed once the exponentials are there: the gradient takes their place.
@@ -87,10 +90,9 @@ template <bool STORES, typename Visit> __device__ __forceinline__ void each_pixe
     }
 #if MASKED_LATER
     if (STORES && least < 0) {
-      const LABEL* again = (const LABEL*)a.target + offset(a.target_strides, way.sample, way.pixel);  // not kept in registers until here
 #pragma unroll
       for (int k = 0; k < WIDTH; ++k) {
-        const int y = decode(load(again + k), a);
+        const int y = decode(load(labels_at(a, way) + k), a);  // not kept in registers until here
         if (y >= 0) continue;
         EACH_CLASS(c) block.at(c, k) = from_real<Input>(gradient_without_class(y));
       }

@@ -43,13 +43,13 @@ __device__ __forceinline__ void keep(const Arguments& a, int64 sample, int64 pix
 }
 
 #if !SOFT
-// The loss of a pixel of class y, 0 if that is none, kept where it is asked for. (Worked out for every pixel: a branch takes longer.)
+// Add the loss of a pixel of class y, if that is one, and keep it where it is asked for. (Worked out for every pixel: a branch takes longer.)
 template <typename Z>
-__device__ __forceinline__ Real kept_loss(const Arguments& a, const Softmax& softmax, const Logits<Z>& z, int y, Real weights,
-                                          int64 sample, int64 pixel, bool inside) {
-  const Real there = loss_at(a, softmax, z, y, weights), loss = y >= 0 ? there : (Real)0;
-  if (inside) keep(a, sample, pixel, loss, y == WRONG);
-  return loss;
+__device__ __forceinline__ void add_loss(Real& total, const Arguments& a, const Softmax& softmax, const Logits<Z>& z, int y, Real weights,
+                                         int64 sample, int64 pixel, bool inside) {
+  const Real loss = loss_at(a, softmax, z, y, weights);
+  if (y >= 0) total += loss;
+  if (inside) keep(a, sample, pixel, y >= 0 ? loss : (Real)0, y == WRONG);
 }
 #endif
 
@@ -84,8 +84,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Argum
   each_pixel<false>(a, way, [&](const auto& z, int y, Real z_y, int64 sample, int64 pixel, bool inside, const auto&...) {
     const bool valid = y >= 0;
     const Softmax softmax(z, a, y, z_y);
-    const Real loss = kept_loss(a, softmax, z, y, weights, sample, pixel, inside);
-    if (valid) own[LOSS_COLUMN] += loss;
+    add_loss(own[LOSS_COLUMN], a, softmax, z, y, weights, sample, pixel, inside);
     if (y == WRONG) own[WRONG_COLUMN] += 1;
     EACH_CLASS(c) {
       if (c == y) own[TRUTH + c] += 1;
@@ -147,7 +146,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Argum
   each_pixel<false>(a, way, [&](const auto& z, int y, Real z_y, int64 sample, int64 pixel, bool inside, const auto&...) {
     const bool valid = y >= 0;
     const Softmax softmax(z, a, y, z_y);
-    total += kept_loss(a, softmax, z, y, weights, sample, pixel, inside);
+    add_loss(total, a, softmax, z, y, weights, sample, pixel, inside);
     wrong_pixels += y == WRONG;
     if (valid) SLOT(counts, y) += 1;
     if (!REGION) return;
@@ -237,7 +236,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) reduce(const Argum
   each_pixel<false>(a, way, [&](const auto& z, int y, Real z_y, int64 sample, int64 pixel, bool inside, const auto&...) {
     const bool valid = y >= 0;
     const Softmax softmax(z, a, y, z_y);
-    total += kept_loss(a, softmax, z, y, weights, sample, pixel, inside);
+    add_loss(total, a, softmax, z, y, weights, sample, pixel, inside);
     add_count(WRONG_COLUMN, y == WRONG);
     const Real inverse = valid ? softmax.inverse : (Real)0;
     for (int c = 0; c < a.classes; ++c) {
