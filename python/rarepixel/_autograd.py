@@ -99,10 +99,12 @@ class Loss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, calls: Sequence[Call], *inputs: Tensor) -> Tensor:
-        known = None
+        # All at once: after each loss what allocates memory would have to come into the cache again.
         for call, input, wanted in zip(calls, inputs, ctx.needs_input_grad[1:], strict=True):
             if wanted:
                 _prepare_gradient(call, input)
+        known = None
+        for call, input in zip(calls, inputs, strict=True):
             _calls.forward(call, input, known)
             known = known or call.labels
         ctx.save_for_backward(*inputs, *[call.target for call in calls])

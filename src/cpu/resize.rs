@@ -1,5 +1,7 @@
 //! A full-size target for a smaller map of logits: nearest, majority, or class shares of the window behind each pixel.
 
+mod nearest;
+
 use std::cmp::Reverse;
 use std::ops::Range;
 
@@ -25,27 +27,7 @@ pub struct Resize<'a> {
 }
 
 impl Resize<'_> {
-    /// The label of each pixel's nearest neighbour, into (N, height * width) of int32, [`IGNORED`] for ignored ones.
-    pub fn nearest(&self, to: View<'_>) -> Result<()> {
-        let width = self.to[1];
-        let columns: Vec<usize> = (0..width).map(|x| nearest(x, self.from[1], width)).collect();
-        self.label_rows(to, to.samples * to.pixels, |_, sample, y, row| {
-            let start = nearest(y, self.from[0], self.to[0]) * self.from[1];
-            let stride = self.target.strides[2];
-            // The type is matched once a row, not once a pixel.
-            with_labels!(self.target, |L| {
-                // SAFETY: start and x are a row and a column of the target.
-                let from = unsafe { self.target.at::<L>(sample, 0, start) };
-                for (label, &x) in row.iter_mut().zip(&columns) {
-                    // SAFETY: as above.
-                    let value = unsafe { from.offset(x as isize * stride).read_unaligned() };
-                    *label = self.valid(value);
-                }
-            });
-        })
-    }
-
-    /// The most frequent class of each pixel's window, likewise, [`IGNORED`] where nothing in it is valid. Of several, it is the one
+    /// The most frequent class of each pixel's window, into (N, height * width) of int32, [`IGNORED`] where nothing in it is valid. Of several, it is the one
     /// with the fewest pixels in the batch, then the last. `totals` are the pixels of each class in the batch.
     pub fn majority(&self, totals: &[u64], to: View<'_>) -> Result<()> {
         let mut order: Vec<usize> = (0..totals.len()).collect();
@@ -331,13 +313,6 @@ unsafe fn count_row<L: Label>(from: *const L, stride: isize, ignore_index: i64, 
         let counts = label != ignore_index && byte < PACKED as u64;
         to[x] += u64::from(counts) << (8 * (byte % PACKED as u64));
     }
-}
-
-/// The index that nearest-exact picks: floor((i + 0.5) from / to), with torch's single-precision scale.
-fn nearest(i: usize, from: usize, to: usize) -> usize {
-    let scale = from as f32 / to as f32;
-    let source = ((i as f64 + 0.5) * f64::from(scale)) as f32;
-    (source.floor() as usize).min(from - 1)
 }
 
 /// The window of adaptive pooling: floor(i from / to) to ceil((i + 1) from / to).
