@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,8 +42,8 @@ def load_nvrtc() -> str | None:
             # Its other half is looked for by name when something is compiled: have it there.
             for builtins in sorted(library.parent.glob("libnvrtc-builtins.so.*")):
                 ctypes.CDLL(str(builtins), mode=ctypes.RTLD_GLOBAL)
-            ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
-        except OSError:
+            _core.cuda_use_nvrtc(library)
+        except (OSError, RuntimeError):
             continue
         return str(library)
     return None
@@ -59,9 +60,22 @@ def _place(input: Tensor) -> tuple[int, int]:
     return ordinal, torch.cuda.current_stream(ordinal).cuda_stream
 
 
+def weight_tensor(values: tuple[float, ...], dtype: torch.dtype, input: Tensor) -> Tensor:
+    """Weights given as numbers, on the device of `input`."""
+    key = (values, dtype, input.device, _place(input))
+    weight = _kept_weight(*key)
+    if input.is_cuda and torch.cuda.is_current_stream_capturing():
+        _of_graphs[key] = weight  # replays read it for as long as there are any
+    return weight
+
+
+_of_graphs: dict[Any, Tensor] = {}
+
+
+# Kept, because each copy from the host would wait for the device. Each stream has its own: what is forgotten may be
+# used again at once by the stream that it was made on.
 @lru_cache(maxsize=256)
-def weight_tensor(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Weights given as numbers, on the device. Kept, because each copy from the host would wait for the device."""
+def _kept_weight(values: tuple[float, ...], dtype: torch.dtype, device: torch.device, place: tuple[int, int]) -> Tensor:
     return torch.tensor(values, dtype=dtype, device=device)
 
 

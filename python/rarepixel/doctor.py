@@ -57,10 +57,10 @@ def _devices() -> str:
 def _nvrtc() -> str:
     from . import _cuda
 
-    path = _cuda.load_nvrtc()
-    (major, minor), architectures = _core.cuda_nvrtc()
+    _cuda.load_nvrtc()
+    (major, minor), architectures, place = _core.cuda_nvrtc()
     names = " ".join(f"sm_{number}" for number in architectures)
-    return f"{major}.{minor} from {path or 'the library path'}, compiles for {names}"
+    return f"{major}.{minor} from {place}, compiles for {names}"
 
 
 def _cache() -> str:

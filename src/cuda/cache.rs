@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::compile::{self, Architecture};
-use super::library;
+use super::nvrtc::nvrtc;
 use super::variant::Variant;
 use crate::{Error, Result};
 
@@ -27,7 +27,7 @@ pub fn directory() -> Option<PathBuf> {
 
 /// The entry's file name: a hash of the source, the options (with the architecture) and NVRTC's version.
 fn name(variant: &Variant, architecture: Architecture) -> Result<String> {
-    let nvrtc @ (major, minor) = library::nvrtc()?;
+    let nvrtc @ (major, minor) = nvrtc()?.version;
     let mut hash = Sha256::new();
     for part in compile::options(variant, architecture, nvrtc) {
         hash.update(part);

@@ -1,10 +1,10 @@
 //! NVRTC: from the embedded sources to a kernel image.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString, c_char, c_int};
 
-use cudarc::nvrtc::{result, sys};
+use cudarc::nvrtc::sys::{nvrtcProgram, nvrtcResult};
 
-use super::library::{self, nvrtc_error};
+use super::nvrtc::{Functions, check, nvrtc};
 use super::variant::{Sizes, Source, Variant};
 use crate::{Error, Result};
 
@@ -52,7 +52,7 @@ pub enum Architecture {
 impl Architecture {
     /// For a device of that compute capability: machine code if this NVRTC knows the device, else the newest PTX that runs there.
     pub fn for_device(capability: i32) -> Result<Self> {
-        let known = library::architectures()?;
+        let known = &nvrtc()?.architectures;
         if known.contains(&capability) {
             return Ok(Self::Cubin(capability));
         }
@@ -73,8 +73,13 @@ impl Architecture {
 
     /// PTX for the same device.
     pub fn ptx(self) -> Self {
-        let (Self::Cubin(architecture) | Self::Ptx(architecture)) = self;
-        Self::Ptx(architecture)
+        Self::Ptx(self.number())
+    }
+
+    /// Which one kernels are compiled for: what they may use.
+    pub fn number(self) -> i32 {
+        let (Self::Cubin(number) | Self::Ptx(number)) = self;
+        number
     }
 }
 
@@ -99,29 +104,53 @@ pub fn options(variant: &Variant, architecture: Architecture, nvrtc: (i32, i32))
 }
 
 /// A program of NVRTC, destroyed with its owner.
-struct Program(sys::nvrtcProgram);
+struct Program {
+    program: nvrtcProgram,
+    functions: &'static Functions,
+}
 
 impl Drop for Program {
     fn drop(&mut self) {
         // SAFETY: the handle came from nvrtcCreateProgram and is destroyed once.
-        let _ = unsafe { result::destroy_program(self.0) };
+        let _ = unsafe { (self.functions.destroy)(&raw mut self.program) };
     }
 }
 
-/// Read something of which NVRTC first tells the size.
-fn read(
-    program: &Program,
-    what: &str,
-    size_of: unsafe fn(sys::nvrtcProgram, *mut usize) -> sys::nvrtcResult,
-    copy: unsafe fn(sys::nvrtcProgram, *mut std::ffi::c_char) -> sys::nvrtcResult,
-) -> Result<Vec<u8>> {
-    let mut size = 0;
-    // SAFETY: the program lives; NVRTC writes the size.
-    unsafe { size_of(program.0, &mut size) }.result().map_err(nvrtc_error(what))?;
-    let mut bytes = vec![0u8; size];
-    // SAFETY: the buffer has the size that NVRTC has just announced.
-    unsafe { copy(program.0, bytes.as_mut_ptr().cast()) }.result().map_err(nvrtc_error(what))?;
-    Ok(bytes)
+impl Program {
+    /// Of that text.
+    fn new(text: &CStr, functions: &'static Functions) -> Result<Self> {
+        let (mut program, none) = (std::ptr::null_mut(), std::ptr::null());
+        // SAFETY: text and name are C strings, which NVRTC copies; there are no headers.
+        let result =
+            unsafe { (functions.create)(&raw mut program, text.as_ptr(), c"rarepixel.cu".as_ptr(), 0, none, none) };
+        check("cannot create a program", result)?;
+        Ok(Self { program, functions })
+    }
+
+    /// Compile it; NVRTC's verdict, about which its log says more.
+    fn compile(&self, options: Vec<String>) -> nvrtcResult {
+        let options: Vec<CString> =
+            options.into_iter().map(|option| CString::new(option).expect("no option has a zero byte")).collect();
+        let pointers: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
+        // SAFETY: the program lives, and so do the options, as many C strings as are announced.
+        unsafe { (self.functions.compile)(self.program, pointers.len() as c_int, pointers.as_ptr()) }
+    }
+
+    /// Something of which NVRTC first tells the size.
+    fn read(
+        &self,
+        what: &str,
+        size_of: unsafe extern "C" fn(nvrtcProgram, *mut usize) -> nvrtcResult,
+        copy: unsafe extern "C" fn(nvrtcProgram, *mut c_char) -> nvrtcResult,
+    ) -> Result<Vec<u8>> {
+        let mut size = 0;
+        // SAFETY: the program lives; NVRTC writes the size.
+        check(what, unsafe { size_of(self.program, &raw mut size) })?;
+        let mut bytes = vec![0u8; size];
+        // SAFETY: the buffer has the size that NVRTC has just announced.
+        check(what, unsafe { copy(self.program, bytes.as_mut_ptr().cast()) })?;
+        Ok(bytes)
+    }
 }
 
 /// A compiled kernel and what the compiler said about it (registers and memory, for cubins).
@@ -134,18 +163,18 @@ pub struct Compiled {
 
 /// Compile a variant.
 pub fn compile(variant: &Variant, architecture: Architecture) -> Result<Compiled> {
-    let nvrtc = library::nvrtc()?;
+    let nvrtc = nvrtc()?;
     let text = CString::new(source_text(variant)).expect("the sources have no zero byte");
-    let program =
-        Program(result::create_program(&text, Some(c"rarepixel.cu")).map_err(nvrtc_error("cannot create a program"))?);
-    // SAFETY: the program was just created.
-    let status = unsafe { result::compile_program(program.0, &options(variant, architecture, nvrtc)) };
-    let log = read(&program, "cannot read the log", sys::nvrtcGetProgramLogSize, sys::nvrtcGetProgramLog)?;
+    let program = Program::new(&text, &nvrtc.functions)?;
+    let verdict = program.compile(options(variant, architecture, nvrtc.version));
+    let log = program.read("cannot read the log", nvrtc.functions.log_size, nvrtc.functions.log)?;
     let log = String::from_utf8_lossy(&log).trim_end_matches('\0').to_owned();
-    status.map_err(nvrtc_error(format!("cannot compile {variant:?} for {architecture:?}: {log}")))?;
+    check(format!("cannot compile {variant:?} for {architecture:?}: {log}"), verdict)?;
     let image = match architecture {
-        Architecture::Cubin(_) => read(&program, "cannot read the cubin", sys::nvrtcGetCUBINSize, sys::nvrtcGetCUBIN)?,
-        Architecture::Ptx(_) => read(&program, "cannot read the PTX", sys::nvrtcGetPTXSize, sys::nvrtcGetPTX)?,
+        Architecture::Cubin(_) => {
+            program.read("cannot read the cubin", nvrtc.functions.cubin_size, nvrtc.functions.cubin)?
+        }
+        Architecture::Ptx(_) => program.read("cannot read the PTX", nvrtc.functions.ptx_size, nvrtc.functions.ptx)?,
     };
     Ok(Compiled { image, log })
 }

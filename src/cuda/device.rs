@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cudarc::driver::result::{ctx, device};
 use cudarc::driver::sys::{
     CUcontext, CUdevice_attribute, CUlaunchAttribute, CUlaunchAttributeID, CUlaunchAttributeValue, CUlaunchConfig,
-    CUresult, CUstream, cuLaunchKernelEx,
+    CUresult, CUstream, CUstreamCaptureStatus, cuLaunchKernelEx, cuStreamIsCapturing,
 };
 use cudarc::driver::{CudaContext, CudaFunction, DeviceRepr};
 use cudarc::nvrtc::Ptx;
@@ -45,12 +45,24 @@ impl Kernel {
     }
 }
 
+/// What the driver says of an image that it does not take.
+const REFUSED: [CUresult; 5] = [
+    CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU,
+    CUresult::CUDA_ERROR_INVALID_IMAGE,
+    CUresult::CUDA_ERROR_INVALID_SOURCE,
+    CUresult::CUDA_ERROR_INVALID_PTX,
+    CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION,
+];
+/// What it says where nothing can be loaded since a graph is being captured.
+const CAPTURES: [CUresult; 2] =
+    [CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED];
+
 /// When a kernel may start.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Start {
     /// When all before it on its stream is done.
     InOrder,
-    /// When all blocks of the kernel before it have called `let_kernel_behind_start`, where the device can do that.
+    /// When all blocks of the kernel before it have called `let_kernel_behind_start`, where the device can do that; in order in a CUDA graph.
     Early,
 }
 
@@ -87,12 +99,13 @@ impl Device {
         let (major, minor) = context.compute_capability().map_err(driver_error(&doing))?;
         let multiprocessors = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
         let multiprocessors = context.attribute(multiprocessors).map_err(driver_error(&doing))?;
+        let architecture = Architecture::for_device(10 * major + minor)?;
         let device = Arc::new(Self {
             context,
-            architecture: Architecture::for_device(10 * major + minor)?,
+            architecture,
             multiprocessors: multiprocessors.max(1) as u32,
-            // The hardware's since 9.0; CUDA graphs record such a launch since 12.3.
-            starts_early: major >= 9 && driver >= (12, 3),
+            // The hardware's since 9.0, if kernels are compiled for that: others do not wait. CUDA graphs record such a launch since 12.3.
+            starts_early: architecture.number() >= 90 && driver >= (12, 3),
             kernels: Mutex::default(),
         });
         devices.push((ordinal, device.clone()));
@@ -117,14 +130,17 @@ impl Device {
             Ok(self.context.load_module(Ptx::from_binary(image)))
         };
         let mut module = load(self.architecture, false)?;
-        if module.is_err() {
+        if matches!(&module, Err(error) if REFUSED.contains(&error.0)) {
             // An entry of the cache that is whole but not what this driver takes.
             module = load(self.architecture, true)?;
         }
         if matches!(&module, Err(error) if error.0 == CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU) {
             module = load(self.architecture.ptx(), false)?;
         }
-        let module = module.map_err(driver_error(format!("cannot load {variant:?}")))?;
+        let module = module.map_err(|error| {
+            let help = if CAPTURES.contains(&error.0) { " (call it once before a CUDA graph is captured)" } else { "" };
+            driver_error(format!("cannot load {variant:?}{help}"))(error)
+        })?;
         let function =
             |name: &&str| module.load_function(name).map_err(driver_error(format!("cannot find the kernel {name}")));
         let functions = variant.source.entries().iter().map(function).collect::<Result<Vec<_>>>()?;
@@ -166,7 +182,7 @@ impl Device {
             sharedMemBytes: 0,
             hStream: stream as CUstream,
             attrs: &raw mut early,
-            numAttrs: u32::from(start == Start::Early && self.starts_early),
+            numAttrs: u32::from(start == Start::Early && self.starts_early && !is_capturing(stream)),
         };
         let mut parameters = [std::ptr::from_ref(arguments).cast_mut().cast()];
         let function = kernel.functions[entry].cu_function();
@@ -176,6 +192,15 @@ impl Device {
             .result()
             .map_err(failed())
     }
+}
+
+/// Whether launches on the stream become part of a CUDA graph. What walks through one may not know edges of an early start: an allocator of
+/// torch's loses the graph over them.
+fn is_capturing(stream: u64) -> bool {
+    let mut status = CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+    // SAFETY: the caller's promise of the stream; the driver writes the status.
+    let result = unsafe { cuStreamIsCapturing(stream as CUstream, &raw mut status) };
+    result != CUresult::CUDA_SUCCESS || status != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE
 }
 
 /// What the driver says of each device: name and compute capability.

@@ -8,6 +8,7 @@ pub mod compile;
 mod confusion;
 mod device;
 pub mod library;
+pub mod nvrtc;
 mod problem;
 mod resize;
 mod upsample;

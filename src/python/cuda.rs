@@ -9,6 +9,7 @@ use crate::cuda::variant::{self, Source, Variant};
 use crate::cuda::{
     Backward, Device, Forward, Images, Matching, Problem, Resize, add_confusion, cache, confusion_length, describe,
     library,
+    nvrtc::{nvrtc, use_nvrtc},
 };
 use crate::loss::LossSpec;
 use crate::loss::operands::compute_type;
@@ -235,10 +236,17 @@ pub fn cuda_driver() -> PyResult<(i32, i32)> {
     Ok(library::driver()?)
 }
 
-/// NVRTC's version, and the architectures that it compiles for.
+/// NVRTC's version, the architectures that it compiles for, and where it was found.
 #[pyfunction]
-pub fn cuda_nvrtc() -> PyResult<((i32, i32), Vec<i32>)> {
-    Ok((library::nvrtc()?, library::architectures()?))
+pub fn cuda_nvrtc() -> PyResult<((i32, i32), Vec<i32>, String)> {
+    let nvrtc = nvrtc()?;
+    Ok((nvrtc.version, nvrtc.architectures.clone(), nvrtc.place.clone()))
+}
+
+/// Use the NVRTC at that path from now on, if none is in use yet.
+#[pyfunction]
+pub fn cuda_use_nvrtc(path: std::path::PathBuf) -> PyResult<()> {
+    Ok(use_nvrtc(&path)?)
 }
 
 /// (name, compute capability) of each device.

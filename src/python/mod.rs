@@ -19,7 +19,7 @@ mod _core {
     #[pymodule_export]
     use super::cuda::{
         cuda_cache, cuda_class_counts, cuda_compile, cuda_devices, cuda_driver, cuda_loss_backward, cuda_loss_forward,
-        cuda_nvrtc, cuda_owed, cuda_resize, cuda_workspace,
+        cuda_nvrtc, cuda_owed, cuda_resize, cuda_use_nvrtc, cuda_workspace,
     };
     #[pymodule_export]
     use super::exchange::read_tensors_by;

@@ -138,9 +138,9 @@ def test_weights_as_numbers_are_checked_and_kept(cuda: str) -> None:
     assert rp.cross_entropy(logits, labels, weight=weight) == rp.cross_entropy(
         logits, labels, weight=torch.tensor(weight, device=cuda)
     )
-    before = _cuda.weight_tensor.cache_info()
+    before = _cuda._kept_weight.cache_info()
     rp.cross_entropy(logits, labels, weight=weight)
-    assert _cuda.weight_tensor.cache_info().misses == before.misses
+    assert _cuda._kept_weight.cache_info().misses == before.misses
     with pytest.raises(ValueError, match="alpha: got nan for class 1"):
         rp.focal_loss(logits, labels, alpha=[1.0, float("nan"), 1, 1, 1])
     with pytest.raises(ValueError, match="alpha: got 2 values, expected 5 values, one for each class of input"):
@@ -263,6 +263,18 @@ class TestDriverCalls:
         loads = [line for line in calls if "cuModuleLoadData" in line]
         assert loads == ["cuModuleLoadData cubin", "cuModuleLoadData cubin", "cuModuleLoadData ptx"] * 2
         assert [" early " in line for line in calls if "cuLaunchKernelEx" in line] == [False, early]
+
+    def test_nothing_starts_early_in_a_cuda_graph(
+        self, fresh_device: int, cuda: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        log = tmp_path / "calls"
+        monkeypatch.setenv("EMULATOR_LOG", str(log))
+        monkeypatch.setenv("EMULATOR_CAPTURING", "1")
+        logits, labels = batch(device=cuda)
+        assert rp.focal_loss(logits, labels).isfinite()
+        launches = [line for line in log.read_text().splitlines() if "cuLaunchKernelEx" in line]
+        assert launches
+        assert not any(" early " in line for line in launches)
 
     def test_a_device_too_old(self, fresh_device: int, cuda: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("EMULATOR_CAPABILITY", "35")

@@ -94,7 +94,33 @@ def test_no_nvrtc() -> None:
 def test_an_nvrtc_that_lacks_a_function(emulator: object, tmp_path: Path) -> None:
     broken = library(tmp_path, "libnvrtc.so", "int nvrtcVersion(int *major, int *minor) { return 0; }")
     text = run(PRELOAD=f"{broken}:{emulator.library}", NO_NVRTC=1, RAREPIXEL_CACHE_DIR=tmp_path)  # type: ignore[attr-defined]
-    assert "NVRTC has no nvrtcGetNumSupportedArchs: 11.2 or newer is needed" in text
+    assert "NVRTC has no nvrtcGetNumSupportedArchs: 12.1 or newer is needed" in text
+
+
+def test_an_nvrtc_that_is_too_old(emulator: object, tmp_path: Path) -> None:
+    """Kernels of the architectures that it knows do not wait for the one before, which newer devices rely on."""
+    source = "int nvrtcVersion(int *major, int *minor) { *major = 11; *minor = 7; return 0; }\n" + "".join(
+        f"int nvrtc{name}(void) {{ return 0; }}\n"
+        for name in (
+            "GetNumSupportedArchs", "GetSupportedArchs", "CreateProgram", "CompileProgram", "DestroyProgram",
+            "GetProgramLogSize", "GetProgramLog", "GetCUBINSize", "GetCUBIN", "GetPTXSize", "GetPTX",
+        )
+    )  # fmt: skip
+    old = library(tmp_path, "libnvrtc.so", source)
+    text = run(PRELOAD=f"{old}:{emulator.library}", NO_NVRTC=1, RAREPIXEL_CACHE_DIR=tmp_path)  # type: ignore[attr-defined]
+    assert "NVRTC is 11.7 (libnvrtc.so): 12.1 or newer is needed" in text
+
+
+def test_torchs_nvrtc_comes_before_the_library_paths(tmp_path: Path) -> None:
+    """One of another CUDA there may be too old, or too new for the driver."""
+    other = library(tmp_path, "libnvrtc.so", "int nvrtcVersion(int *major, int *minor) { return 0; }")
+    script = (
+        f"import ctypes; ctypes.CDLL({str(other)!r})\n"
+        "from rarepixel import _core, _cuda; path = _cuda.load_nvrtc(); assert path\n"
+        "assert _core.cuda_nvrtc()[2] == path, _core.cuda_nvrtc()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def entries(folder: Path) -> list[Path]:

@@ -3,7 +3,7 @@
 // which asks for libcuda.so.1, still sees no GPU.
 //
 // Environment: EMULATOR_CAPABILITY (99: newer than any NVRTC, so that PTX is asked for), EMULATOR_MULTIPROCESSORS (2), EMULATOR_SEED (order of
-// blocks and warps), EMULATOR_LOG (a file that every call is written to).
+// blocks and warps), EMULATOR_LOG (a file that every call is written to), EMULATOR_CAPTURING (1: streams say that a graph is being captured).
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -104,6 +104,7 @@ API cuDevicePrimaryCtxRetain(void** context, int device) {
   return *context = &contexts[device], SUCCESS;
 }
 API cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
+API cuStreamIsCapturing(void*, int* status) { return *status = (int)setting("EMULATOR_CAPTURING", 0), SUCCESS; }
 API cuCtxGetCurrent(void** context) { return *context = current, SUCCESS; }
 API cuCtxSetCurrent(void* context) { return current = (Context*)context, SUCCESS; }
 API cuCtxSynchronize() { return record("cuCtxSynchronize"), SUCCESS; }
