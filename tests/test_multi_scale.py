@@ -341,3 +341,42 @@ def test_a_rank_that_dies_gives_an_error(tmp_path: Path) -> None:
     processes[1].communicate()
     assert processes[0].returncode == 0, output
     assert "RuntimeError" in output
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: rp.Stage("0.4", focal={}), "weight: got '0.4', expected a number"),
+        (lambda: rp.Stage(float("nan"), focal={}), "weight: got nan, expected a finite number"),
+        (lambda: rp.Stage(scale="1/8", focal={}), "scale: got '1/8', expected a number"),
+        (lambda: rp.Stage(dice={"smooth": "1e-6"}), "smooth: got '1e-6', expected a number"),
+        (lambda: rp.Stage(focal=3), "focal: got 3, expected a dict"),
+        (lambda: rp.Stage.of("dice"), "stages: got 'dice', expected a Stage or a dict"),
+    ],
+)
+def test_stages_of_wrong_types_are_named(make: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        make()
+
+
+def test_operands_of_wrong_types_are_named() -> None:
+    logits = torch.randn(2, 5, 8, 8)
+    with pytest.raises(TypeError, match="target: got list"):
+        rp.multi_scale_loss([logits] * 3, [[0]])  # type: ignore[call-overload]
+    with pytest.raises(ValueError, match="stages: got none"):
+        rp.multi_scale_loss([], torch.zeros(2, 8, 8, dtype=torch.uint8), [])
+
+
+def test_weights_of_stages_go_with_the_logits() -> None:
+    """A module's tensors would stay where they were made when it moves to another device."""
+    stage = rp.Stage(focal={"alpha": torch.tensor([1.0, 2.0])}, dice={"weight": torch.tensor([3.0, 4.0])})
+    assert stage._weights == ([1.0, 2.0], [3.0, 4.0])
+
+
+def test_compiled_with_batches_of_several_sizes() -> None:
+    criterion = rp.MultiScaleLoss([{"dice": {}}, {"focal": {}}])
+    compiled = torch.compile(criterion, fullgraph=True, backend="aot_eager")
+    for samples in (2, 3, 5):
+        maps = [torch.randn(samples, 3, size, size, requires_grad=True) for size in (4, 8)]
+        target = torch.randint(3, (samples, 8, 8))
+        torch.testing.assert_close(compiled(maps, target), criterion(maps, target))

@@ -108,3 +108,23 @@ else:
 def test_importing_does_not_import_torch() -> None:
     code = "import sys, rarepixel; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_target_without_dimensions() -> None:
+    with pytest.raises(ValueError, match=r"target: got shape \[\]"):
+        rpn.cross_entropy(np.zeros((2, 3), np.float32), np.array(1))
+
+
+def test_an_input_that_overlaps_itself() -> None:
+    numbers = np.arange(20, dtype=np.float32)
+    overlapping = np.lib.stride_tricks.as_strided(numbers, (1, 3, 4, 4), (0, 4, 16, 4))
+    target = np.zeros((1, 4, 4), np.uint8)
+    (got, slope), (loss, gradient) = (rpn.cross_entropy(one, target) for one in (overlapping, overlapping.copy()))
+    assert got == loss
+    np.testing.assert_array_equal(slope, gradient)
+
+
+def test_masked_arrays_are_refused() -> None:
+    masked = np.ma.masked_array(np.zeros((1, 2, 3), np.float32), mask=True)
+    with pytest.raises(TypeError, match="input: got MaskedArray"):
+        rpn.cross_entropy(masked, np.zeros((1, 3), np.uint8))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -522,3 +524,192 @@ def test_views_that_negate(loss_fn: Loss) -> None:
     got, expected = loss_fn(logits, target), loss_fn(logits.detach().clone(), target)
     torch.testing.assert_close(got, expected)
     assert (gradient_of(got, parts)[..., 1] != 0).any()
+
+
+@pytest.mark.parametrize("loss_fn", ALL)
+def test_an_incoming_gradient_that_is_a_view_that_negates(loss_fn: Loss) -> None:
+    logits, target = batch()
+    loss = loss_fn(logits, target)
+    expected = gradient_of(loss_fn(logits, target), logits)
+    seen: list[bool] = []
+    loss.register_hook(lambda incoming: seen.append(incoming.is_neg()))
+    conjugate = torch.complex(torch.zeros(()), loss).conj().resolve_conj()
+    got = gradient_of(torch.view_as_real(conjugate)[1], logits)
+    assert seen == [True]
+    assert torch.equal(got, -expected)
+
+
+CHANGED_LABELS = """
+import numpy as np, torch, rarepixel as rp
+logits = torch.randn(2, 5, 64, 64, requires_grad=True)
+for loss_fn, options in [
+    (rp.cross_entropy, {"reduction": "none"}), (rp.focal_loss, {"reduction": "none"}), (rp.dice_loss, {}),
+    (rp.dice_focal_loss, {}),
+]:
+    for dtype, label in [(np.uint8, 200), (np.int64, 30_000_000)]:
+        mask = np.ones((2, 64, 64), dtype)
+        loss = loss_fn(logits, torch.from_numpy(mask), **options).sum()
+        mask[:] = label
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert gradient.isfinite().all()
+print("survived")
+"""
+
+
+def test_labels_that_somebody_changes_between_the_passes_are_no_addresses() -> None:
+    """torch does not see what NumPy writes. They count as ignored; what matters is that nothing else is read."""
+    done = subprocess.run([sys.executable, "-c", CHANGED_LABELS], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "survived\n"), done.stderr
+
+
+def test_tensors_without_memory() -> None:
+    logits, target = batch()
+    with pytest.raises(ValueError, match="input: got a tensor without memory"):
+        rp.cross_entropy(torch._efficientzerotensor(tuple(logits.shape)), target)
+    with pytest.raises(ValueError, match="grad_output: got a tensor without memory"):
+        rp.dice_loss(logits, target).backward(torch._efficientzerotensor(()))
+
+
+@pytest.mark.parametrize("loss_fn", ALL)
+def test_forward_mode_takes_plain_torch(loss_fn: Loss) -> None:
+    logits, target = batch(torch.float64)
+    primal, tangent = logits.detach(), torch.ones_like(logits)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(primal, tangent)
+        got = torch.autograd.forward_ad.unpack_dual(loss_fn(dual, target)).tangent
+    assert got is not None
+    torch.testing.assert_close(got, (gradient_of(loss_fn(logits, target), logits) * tangent).sum())
+
+
+@pytest.mark.parametrize("loss_fn", ALL)
+def test_a_default_device_is_not_asked(loss_fn: Loss) -> None:
+    logits, target = batch()
+    expected = loss_fn(logits, target)
+    with torch.device("meta"):
+        got = loss_fn(logits, target)
+    assert got.device == expected.device
+    assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("classes", [9, 20])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_halves_of_many_channels_last_are_those_of_planes(classes: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    planes = torch.randn(2, classes, 13, 21, generator=generator).to(dtype).requires_grad_()
+    last = planes.detach().to(memory_format=torch.channels_last).requires_grad_()
+    target = torch.randint(classes, (2, 13, 21), generator=generator)
+    for loss_fn in ALL:
+        got, expected = loss_fn(last, target), loss_fn(planes, target)
+        torch.testing.assert_close(got, expected)
+        torch.testing.assert_close(gradient_of(got, last), gradient_of(expected, planes), rtol=1e-2, atol=1e-7)
+
+
+def test_a_label_that_the_dtype_lacks_ignores_nothing_in_the_reference_either() -> None:
+    logits, target = batch()
+    target = target.clamp(min=0)
+    got = reference.cross_entropy(logits, target.to(torch.uint8), ignore_index=256)
+    torch.testing.assert_close(got, rp.cross_entropy(logits, target.to(torch.uint8), ignore_index=256))
+    torch.testing.assert_close(got, rp.cross_entropy(logits, target))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("loss_fn", ALL)
+def test_a_loss_that_is_kept_keeps_nothing_else(loss_fn: Loss, reduction: str) -> None:
+    """Nor is there a cycle that waits for the garbage collector."""
+    options = {"reduction": reduction} if loss_fn in (rp.cross_entropy, rp.focal_loss) else {}
+    logits, target = batch()
+    labels, loss = weakref.ref(target), loss_fn(logits, target, **options)
+    loss.sum().backward()
+    del target
+    assert labels() is None
+    tensor = weakref.ref(loss)
+    gc.disable()
+    try:
+        del loss
+        assert tensor() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("loss_fn", ALL)
+def test_derivatives_by_the_incoming_gradient_are_no_silent_zeros(loss_fn: Loss) -> None:
+    """``torch.autograd.functional.jvp`` takes them."""
+    logits, target = batch(torch.float64)
+    with pytest.raises(RuntimeError, match="can be differentiated once"):
+        torch.autograd.functional.jvp(lambda logits: loss_fn(logits, target), logits.detach(), torch.ones_like(logits))
+
+
+@pytest.mark.parametrize("loss_fn", ALL)
+def test_batched_backward_is_a_clear_error(loss_fn: Loss) -> None:
+    logits, target = batch()
+    with pytest.raises(RuntimeError, match="no batched backward pass"):
+        torch.autograd.grad(loss_fn(logits, target), logits, torch.ones(3), is_grads_batched=True)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.jit is deprecated
+def test_a_trace_is_no_constant() -> None:
+    logits, target = batch()
+    traced = torch.jit.trace(rp.CrossEntropyLoss(), (logits, target))
+    torch.testing.assert_close(traced(5 * logits, target), rp.cross_entropy(5 * logits, target))
+
+
+@pytest.mark.parametrize("loss_fn", [rp.cross_entropy, rp.focal_loss])
+def test_an_infinite_incoming_gradient_leaves_ignored_pixels_alone(loss_fn: Loss) -> None:
+    logits, target = batch()
+    target[0] = -100
+    gradient = gradient_of(loss_fn(logits, target), logits, torch.tensor(torch.inf))
+    assert (gradient[0] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "options", "message"),
+    [
+        (rp.focal_loss, {"gamma": "2"}, "gamma: got '2', expected a number"),
+        (rp.focal_loss, {"gamma": None}, "gamma: got None, expected a number"),
+        (rp.cross_entropy, {"ignore_index": 2.5}, "ignore_index: got 2.5, expected an integer"),
+        (rp.cross_entropy, {"ignore_index": 2**70}, "ignore_index: got 11805.*, expected an integer of 64 bits"),
+        (rp.cross_entropy, {"reduction": None}, "reduction: got None, expected a string"),
+        (rp.cross_entropy, {"reduction": ["mean"]}, r"reduction: got \['mean'\], expected a string"),
+        (rp.dice_loss, {"per_sample": "a"}, "per_sample: got 'a', expected True or False"),
+        (rp.dice_loss, {"average": None}, "average: got None, expected a string"),
+        (rp.dice_focal_loss, {"lambda_dice": "1"}, "lambda_dice: got '1', expected a number"),
+    ],
+)  # fmt: skip
+def test_options_of_a_wrong_type_are_named(loss_fn: Loss, options: dict[str, Any], message: str) -> None:
+    logits, target = batch()
+    with pytest.raises((TypeError, ValueError), match=message):
+        loss_fn(logits, target, **options)
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "change", "message"),
+    [
+        (rp.dice_loss, lambda target: {"target": target[:1]}, "target: got shape"),
+        (rp.focal_loss, lambda target: {"target": target[:, :1]}, "target: got shape"),
+        (rp.cross_entropy, lambda target: {"target": target.float()}, "target: got torch.float32, expected uint8"),
+        (rp.focal_loss, lambda target: {"alpha": [1.0] * 9}, "got 9 values, expected 4 values"),
+    ],
+)
+def test_transforms_check_shapes_too(loss_fn: Loss, change: Callable[..., dict[str, Any]], message: str) -> None:
+    logits, target = batch()
+    arguments = {"target": target, **change(target)}
+    with pytest.raises((TypeError, ValueError), match=message):
+        torch.func.grad(lambda logits: loss_fn(logits, **arguments))(logits.detach())
+
+
+def test_gradients_of_each_sample_by_vmap() -> None:
+    logits, target = batch(torch.float64)
+    target = target.clamp(min=0)
+    for loss_fn in ALL:
+        each = torch.func.vmap(torch.func.grad(lambda z, y, loss_fn=loss_fn: loss_fn(z[None], y[None])))
+        got = each(logits.detach(), target)
+        expected = [gradient_of(loss_fn(logits[i : i + 1], target[i : i + 1]), logits)[i] for i in range(len(logits))]
+        torch.testing.assert_close(got, torch.stack(expected))
+
+
+def test_weights_that_are_a_reversed_array() -> None:
+    logits, target = batch()
+    weight = np.array([1.0, 2.0, 3.0, 4.0])
+    assert torch.equal(
+        rp.cross_entropy(logits, target, weight[::-1]), rp.cross_entropy(logits, target, [4.0, 3.0, 2.0, 1.0])
+    )

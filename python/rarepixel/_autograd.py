@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import _calls, _core, _cuda, _memory, _tensors
-from ._calls import Call
+from ._calls import Call, Value
 from ._tensors import memory_format
 from .options import Options, spec
 
@@ -26,25 +27,25 @@ class Synchronised(torch.autograd.Function):
     def forward(
         ctx: Any, input: Tensor, target: Tensor, call: Call, group: torch.distributed.ProcessGroup | None
     ) -> Tensor:
-        _calls.forward(call, input)
+        value = _calls.forward(call, input, target)
         call.sums = _calls.as_tensor(call.sums, input, call.options)
         rows, columns = _calls.sums_shape(input, call.options)
         torch.distributed.all_reduce(call.sums.view(-1)[: rows * columns], group=group)
         if _tensors.on_cuda(input):
             weights = (call.weight, call.dice_weight)
-            _cuda.forward(call.spec, input, call.target, *weights, cast(Tensor, call.value), call.sums, summed=True)
+            _cuda.forward(call.spec, input, target, *weights, cast(Tensor, value), call.sums, summed=True)
         else:
-            call.value = _core.loss_finish(call.spec, _calls.as_numbers(call.sums), input.shape[1], call.dice_weight)
+            value = _core.loss_finish(call.spec, _calls.as_numbers(call.sums), input.shape[1], call.dice_weight)
         ctx.save_for_backward(input, target)
         ctx.call, ctx.ranks = call, torch.distributed.get_world_size(group)
-        return _calls.total([call], [input])
+        return _calls.total([value], [input])
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        input, _ = ctx.saved_tensors
-        gradient = _calls.backward(ctx.call, input, grad_output * ctx.ranks)
+        input, target = ctx.saved_tensors
+        gradient = _calls.backward(ctx.call, input, target, grad_output * ctx.ranks)
         if torch.is_grad_enabled():  # create_graph=True
-            gradient = DifferentiatedOnce.apply(gradient, input)
+            gradient = DifferentiatedOnce.apply(gradient, input, grad_output)
         return gradient, None, None, None
 
 
@@ -58,7 +59,7 @@ def _keeps(input: Tensor, target: Tensor, options: Options) -> bool:
     return floats and spec(options).keeps and memory_format(input) == torch.contiguous_format
 
 
-def _prepare_gradient(call: Call, input: Tensor) -> None:
+def _prepare_gradient(call: Call, input: Tensor, target: Tensor) -> None:
     """Memory for what the first pass can bring of the gradient.
 
     A half-precision gradient must be multiplied by the incoming gradient before it is rounded. That is known in the
@@ -68,68 +69,82 @@ def _prepare_gradient(call: Call, input: Tensor) -> None:
     # On CUDA the incoming gradient is not known here without waiting for it.
     if _tensors.on_cuda(input):
         return
-    call.kept = not call.spec.one_pass and _keeps(input, call.target, call.options)
+    call.kept = not call.spec.one_pass and _keeps(input, target, call.options)
     if call.kept or call.spec.one_pass:
         call.gradient = _memory.empty_like(input, memory_format(input))
         if input.dtype in _HALF:
             call.scale = _last_scale.get((call.options, input.shape), 1.0)
 
 
-def _gradient(call: Call, ctx: Any, index: int, grad_output: Tensor) -> Tensor:
-    """The gradient of a call whose first pass is done, with its logits in ``ctx.saved_tensors[index]``."""
-    # It is handed over, not kept: a second backward pass (retain_graph) computes it again.
+def _gradient(call: Call, saved: Sequence[Tensor], index: int, grad_output: Tensor) -> Tensor:
+    """The gradient of a call whose first pass is done, with its logits and its target among the saved tensors."""
+    # It is handed over, not kept: a second backward pass (retain_graph) computes it again, from the target itself.
     gradient, call.gradient = call.gradient, None
     if gradient is not None and not call.kept:
         scale = grad_output.item()
         if scale == call.scale:
             return gradient
-        if gradient.dtype not in _HALF:
+        # An infinite one makes nan of the 0 at an ignored pixel.
+        if gradient.dtype not in _HALF and math.isfinite(scale):
             return gradient.mul_(scale)
-        if len(_last_scale) >= 256:  # images of ever new sizes
-            _last_scale.clear()
-        _last_scale[call.options, gradient.shape] = scale
-    return _calls.backward(call, ctx.saved_tensors[index], grad_output, gradient)
+        if gradient.dtype in _HALF:
+            if len(_last_scale) >= 256:  # images of ever new sizes
+                _last_scale.clear()
+            _last_scale[call.options, gradient.shape] = scale
+    gradient = _calls.backward(call, saved[index], saved[len(saved) // 2 + index], grad_output, gradient)
+    call.labels = None
+    return gradient
 
 
 class Loss(torch.autograd.Function):
     """The eager path: the sum of the calls, each on its own map of logits and all with the same target.
 
-    The forward pass allocates the gradients. A loss of one pass writes it; one of two keeps a softmax there.
+    The forward pass allocates the gradients. A loss of one pass writes it; one of two keeps a softmax there. `values`
+    is filled with what the calls give.
     """
 
     @staticmethod
-    def forward(ctx: Any, calls: Sequence[Call], *inputs: Tensor) -> Tensor:
+    def forward(ctx: Any, calls: Sequence[Call], values: list[Value], *operands: Tensor) -> Tensor:
+        inputs, targets = operands[: len(calls)], operands[len(calls) :]
         # All at once: after each loss what allocates memory would have to come into the cache again.
-        for call, input, wanted in zip(calls, inputs, ctx.needs_input_grad[1:], strict=True):
-            if wanted:
-                _prepare_gradient(call, input)
+        for index, call in enumerate(calls):
+            if ctx.needs_input_grad[2 + index]:
+                _prepare_gradient(call, inputs[index], targets[index])
         known = None
-        for call, input in zip(calls, inputs, strict=True):
-            _calls.forward(call, input, known)
+        for call, input, target in zip(calls, inputs, targets, strict=True):
+            values.append(_calls.forward(call, input, target, known))
             known = known or call.labels
-        ctx.save_for_backward(*inputs, *[call.target for call in calls])
+        ctx.save_for_backward(*operands)
         ctx.calls = calls
-        return _calls.total(calls, inputs)
+        return _calls.total(values, inputs)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        gradients: list[Tensor | None] = [None]
-        for index, (call, wanted) in enumerate(zip(ctx.calls, ctx.needs_input_grad[1:], strict=True)):
-            gradient = _gradient(call, ctx, index, grad_output) if wanted else None
+        if torch._C._functorch.is_legacy_batchedtensor(grad_output) or torch._C._functorch.is_batchedtensor(
+            grad_output
+        ):
+            raise RuntimeError(
+                "rarepixel's losses have no batched backward pass (is_grads_batched=True, vectorize=True): "
+                "use rarepixel.reference"
+            )
+        gradients: list[Tensor | None] = [None, None]
+        for index, call in enumerate(ctx.calls):
+            wanted = ctx.needs_input_grad[2 + index]
+            gradient = _gradient(call, ctx.saved_tensors, index, grad_output) if wanted else None
             if gradient is not None and torch.is_grad_enabled():  # create_graph=True
-                gradient = DifferentiatedOnce.apply(gradient, ctx.saved_tensors[index])
+                gradient = DifferentiatedOnce.apply(gradient, ctx.saved_tensors[index], grad_output)
             gradients.append(gradient)
-        return tuple(gradients)
+        return *gradients, *(None for _ in ctx.calls)
 
 
 ONCE = "rarepixel's losses can be differentiated once; for second derivatives use rarepixel.reference"
 
 
 class DifferentiatedOnce(torch.autograd.Function):
-    """The gradient, with an error in the place of its own derivative."""
+    """The gradient, with an error in the place of its own derivative by the logits and by the incoming gradient."""
 
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor, input: Tensor) -> Tensor:
+    def forward(ctx: Any, gradient: Tensor, input: Tensor, grad_output: Tensor) -> Tensor:
         return gradient.view_as(gradient)
 
     @staticmethod

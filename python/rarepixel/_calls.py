@@ -15,27 +15,29 @@ from .options import Options, spec
 # Weights for each class as Rust reads them: a list of numbers on the CPU, a tensor on CUDA.
 Weight: TypeAlias = Any
 
+# A number, or a tensor on CUDA and for each pixel.
+Value: TypeAlias = "float | Tensor"
+
 # What the second pass needs of the first: row by row as a list of numbers on the CPU; on CUDA a tensor of one
 # dimension, where the coefficients of the gradient follow.
 Sums: TypeAlias = Any
 
 
 class Call:
-    """One loss of one map of logits as the two passes read it, and what the first leaves for the second."""
+    """One loss of one map of logits as the two passes read it, and what the first leaves for the second.
 
-    __slots__ = (
-        "dice_weight", "gradient", "kept", "labels", "options", "scale", "spec", "sums", "target", "value", "weight"
-    )  # fmt: skip
+    No tensor of the user's, nor the loss: autograd keeps this as long as the loss.
+    """
 
-    def __init__(self, target: Tensor, weight: Weight, dice_weight: Weight, options: Options) -> None:
-        self.target, self.weight, self.dice_weight, self.options = target, weight, dice_weight, options
+    __slots__ = ("dice_weight", "gradient", "kept", "labels", "options", "scale", "spec", "sums", "weight")
+
+    def __init__(self, weight: Weight, dice_weight: Weight, options: Options) -> None:
+        self.weight, self.dice_weight, self.options = weight, dice_weight, options
         self.spec = spec(options)
         # The gradient of a loss of one pass, for an incoming gradient of `scale`; of another one, the memory for it,
         # where a softmax may be `kept`.
         self.gradient: Tensor | None = None
         self.scale, self.kept = 1.0, False
-        # A number, or a tensor on CUDA and for each pixel.
-        self.value: float | Tensor = 0.0
         self.sums: Sums = None
         # On the CPU, of the target.
         self.labels: _core.Labels | None = None
@@ -73,24 +75,23 @@ def sums_tensor_shape(input: Tensor, options: Options) -> tuple[int, ...]:
     return (rows * columns + -(-coefficients * compute_dtype(input).itemsize // 8),)
 
 
-def forward(call: Call, input: Tensor, known: _core.Labels | None = None) -> None:
-    """The value of the call and its sums; on the CPU also what its `gradient` is for.
+def forward(call: Call, input: Tensor, target: Tensor, known: _core.Labels | None = None) -> Value:
+    """The value of the call. Its sums stay in it; on the CPU also what its `gradient` is for.
 
     `known` is what an earlier call found of the same target.
     """
     if _tensors.on_cuda(input):
-        if _cuda.debugging() and call.target.ndim < input.ndim:
-            _cuda.check_labels(call.target, input.shape[1], call.options.ignore_index)
-        loss = empty_loss(input, call.target, call.options)
+        if _cuda.debugging() and target.ndim < input.ndim:
+            _cuda.check_labels(target, input.shape[1], call.options.ignore_index)
+        loss = empty_loss(input, target, call.options)
         call.sums = torch.empty(sums_tensor_shape(input, call.options), dtype=torch.float64, device=input.device)
-        _cuda.forward(call.spec, input, call.target, call.weight, call.dice_weight, loss, call.sums)
-        call.value = loss
-        return
-    pixels = empty_loss(input, call.target, call.options) if call.options.reduction == "none" else None
+        _cuda.forward(call.spec, input, target, call.weight, call.dice_weight, loss, call.sums)
+        return loss
+    pixels = empty_loss(input, target, call.options) if call.options.reduction == "none" else None
     value, call.sums, call.labels = _core.loss_forward(
         call.spec,
         input,
-        call.target,
+        target,
         call.weight,
         call.dice_weight,
         pixels,
@@ -99,19 +100,19 @@ def forward(call: Call, input: Tensor, known: _core.Labels | None = None) -> Non
         known,
         torch.get_num_threads(),
     )
-    call.value = value if pixels is None else pixels
+    return value if pixels is None else pixels
 
 
-def total(calls: Sequence[Call], inputs: Sequence[Tensor]) -> Tensor:
-    """The sum of their values."""
-    if isinstance(calls[0].value, Tensor):
-        return added([cast(Tensor, call.value) for call in calls])
+def total(values: Sequence[Value], inputs: Sequence[Tensor]) -> Tensor:
+    """The sum of the values of calls."""
+    if isinstance(values[0], Tensor):
+        return added(cast(Sequence[Tensor], values))
     total, dtype = 0.0, torch.float32
-    for call, input in zip(calls, inputs, strict=True):
-        total += cast(float, call.value)
+    for value, input in zip(values, inputs, strict=True):
+        total += cast(float, value)
         if input.dtype == torch.float64:
             dtype = torch.float64
-    return torch.scalar_tensor(total, dtype=dtype)
+    return torch.scalar_tensor(total, dtype=dtype, device="cpu")
 
 
 def as_numbers(sums: Sums) -> list[float]:
@@ -123,26 +124,25 @@ def as_tensor(sums: Sums, input: Tensor, options: Options) -> Tensor:
     """The sums in a tensor."""
     if isinstance(sums, Tensor):
         return sums
-    return torch.tensor(sums, dtype=torch.float64).view(sums_tensor_shape(input, options))
+    return torch.tensor(sums, dtype=torch.float64, device="cpu").view(sums_tensor_shape(input, options))
 
 
-def backward(call: Call, input: Tensor, grad_output: Tensor, gradient: Tensor | None = None) -> Tensor:
+def backward(call: Call, input: Tensor, target: Tensor, grad_output: Tensor, gradient: Tensor | None = None) -> Tensor:
     """The gradient, in the memory of `gradient` if given, where the call may have kept a softmax."""
     kept = call.kept and gradient is not None
     if gradient is None:
         gradient = _memory.empty_like(input, memory_format(input))
-    if grad_output.ndim:
-        grad_output = foldable(grad_output, 1)
+    grad_output = foldable(grad_output, 1)
     if _tensors.on_cuda(input):
         grad_output = grad_output.to(compute_dtype(input))
         upsampled = call.options.target_mode == "upsample_logits"
-        _cuda.backward(call.spec, grad_output, input, call.target, call.weight, call.sums, gradient, upsampled)
+        _cuda.backward(call.spec, grad_output, input, target, call.weight, call.sums, gradient, upsampled)
         return gradient
     _core.loss_backward(
         call.spec,
         grad_output,
         input,
-        call.target,
+        target,
         call.weight,
         call.dice_weight,
         as_numbers(call.sums),
@@ -159,7 +159,10 @@ def added(losses: Sequence[Tensor]) -> Tensor:
     if len(losses) == 1:
         return losses[0]
     same = len({loss.dtype for loss in losses}) == 1
-    return torch.stack(list(losses)).sum() if same else sum(losses, torch.zeros(()))
+    if not same:
+        return sum(losses[1:], losses[0])
+    # In float64 the order does not matter, and it is the same as of eager losses on the CPU.
+    return torch.stack(list(losses)).sum(dtype=torch.float64).to(losses[0].dtype)
 
 
 def resized(
@@ -189,7 +192,7 @@ def resized(
         _cuda.resize(input, target, counts, labels, ignore_index)
     else:
         threads = torch.get_num_threads()
-        counts = torch.tensor(_core.class_counts(spec(options), input, target, threads))
+        counts = torch.tensor(_core.class_counts(spec(options), input, target, threads), device="cpu")
         if majority and add_up is not None:
             add_up(counts)
         _core.resize_labels(input, target, counts.tolist() if majority else None, labels, ignore_index, threads)
@@ -198,9 +201,9 @@ def resized(
 
 def called(
     input: Tensor, target: Tensor, weight: Tensor | None, dice_weight: Tensor | None, options: Options
-) -> tuple[Tensor, Call]:
+) -> tuple[Tensor, Tensor, Call]:
     """The operands as the two passes read them."""
     input, target = prepared(input, target)
     if _tensors.on_cuda(input):
         target, options = resized(input, target, options)
-    return input, Call(target, constants(weight, input), constants(dice_weight, input), options)
+    return input, target, Call(constants(weight, input), constants(dice_weight, input), options)

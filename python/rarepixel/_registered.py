@@ -38,9 +38,9 @@ def loss(input: Tensor, target: Tensor, weight: Tensor | None, dice_weight: Tens
 def _loss_kernel(
     input: Tensor, target: Tensor, weight: Tensor | None, dice_weight: Tensor | None, *options: Any
 ) -> tuple[Tensor, Tensor]:
-    input, call = _calls.called(input, target, weight, dice_weight, Options(*options))
-    _calls.forward(call, input)
-    return _calls.total([call], [input]), _calls.as_tensor(call.sums, input, call.options)
+    input, target, call = _calls.called(input, target, weight, dice_weight, Options(*options))
+    value = _calls.forward(call, input, target)
+    return _calls.total([value], [input]), _calls.as_tensor(call.sums, input, call.options)
 
 
 @torch.library.impl(_library, "loss_backward", "CPU")
@@ -55,9 +55,9 @@ def _loss_backward_kernel(
     *options: Any,
 ) -> Tensor:
     layout = memory_format(input)
-    input, call = _calls.called(input, target, weight, dice_weight, Options(*options))
+    input, target, call = _calls.called(input, target, weight, dice_weight, Options(*options))
     call.sums = sums
-    return _calls.backward(call, input, grad_output).contiguous(memory_format=layout)
+    return _calls.backward(call, input, target, grad_output).contiguous(memory_format=layout)
 
 
 @torch.library.register_fake("rarepixel::loss", lib=_library)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import Any, Literal, overload
 
 from torch import Tensor, nn
@@ -60,6 +61,11 @@ class Stage:
             raise ValueError("Stage: got dice and tversky, expected one of them at most")
         if all(term is None for term in (self.cross_entropy, self.focal, self.dice, self.tversky)):
             raise ValueError("Stage: got no term, expected cross_entropy, focal, dice or tversky")
+        for name, number in (("weight", self.weight), ("scale", 1.0 if self.scale is None else self.scale)):
+            if isinstance(number, str) or not hasattr(number, "__float__"):
+                raise TypeError(f"{name}: got {number!r}, expected a number")
+            if not isfinite(number):
+                raise ValueError(f"{name}: got {number}, expected a finite number")
         if self.scale is not None and not self.scale > 0:
             raise ValueError(f"scale: got {self.scale}, expected a number above 0")
         pixel = Options()
@@ -87,7 +93,7 @@ class Stage:
         if pixel.reduction == "none":
             raise ValueError('reduction: got "none", expected "mean" or "sum": the stages are added up')
         object.__setattr__(self, "_options", pixel)
-        object.__setattr__(self, "_weights", (pixel_weight, region_weight))
+        object.__setattr__(self, "_weights", (_listed(pixel_weight), _listed(region_weight)))
         options.spec(pixel)  # checks the numbers
 
     @classmethod
@@ -95,6 +101,8 @@ class Stage:
         """The stage itself, or one from a dict (of a YAML file, say) of the constructor's arguments."""
         if isinstance(config, Stage):
             return config
+        if not isinstance(config, Mapping):
+            raise TypeError(f"stages: got {config!r}, expected a Stage or a dict of its arguments")
         known = ("weight", "cross_entropy", "focal", "dice", "scale", "tversky")
         unknown = sorted(set(config) - set(known))
         if unknown:
@@ -124,7 +132,14 @@ class Stage:
                 raise ValueError(f"inputs[{index}]: got size {got}, expected {self.scale:g} of the target's {size}")
 
 
+def _listed(weight: Any) -> Any:
+    """A tensor of weights as numbers, which go with logits of any device."""
+    return weight.tolist() if isinstance(weight, Tensor) and weight.ndim == 1 and not weight.requires_grad else weight
+
+
 def _term(name: str, arguments: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
+    if not isinstance(arguments, Mapping):
+        raise TypeError(f"{name}: got {arguments!r}, expected a dict of its arguments")
     unknown = sorted(set(arguments) - {*known, "factor"})
     if unknown:
         raise ValueError(f"{name}: got {', '.join(unknown)}, expected some of {', '.join((*known, 'factor'))}")
@@ -182,7 +197,7 @@ def multi_scale_loss(
 
     - ``"nearest"``: the label that ``F.interpolate(mode="nearest-exact")`` picks;
     - ``"majority"``: the most frequent valid label of the window behind the pixel (that of adaptive pooling), ties to
-      the class with fewer pixels in the batch, then to the higher index: small buildings survive;
+      the class with fewer pixels in the batch, then to the higher index;
     - ``"area"``: the share of each class among the valid pixels of the window, for Dice, Tversky and cross entropy (as
       ``F.cross_entropy`` with probabilities: ``"mean"`` divides by the number of pixels);
     - ``"upsample_logits"``: the label itself; the loss is that of the logits after
@@ -221,18 +236,24 @@ def multi_scale_loss(
     Source: Lee et al., Deeply-Supervised Nets, AISTATS 2015; the halving weights: nnU-Net, Isensee et al. 2021.
     """
     chosen = [Stage.of(stage) for stage in stages]
+    if not chosen:
+        raise ValueError("stages: got none, expected one for each of inputs")
     if len(inputs) != len(chosen):
         raise ValueError(f"inputs: got {len(inputs)} maps, expected {len(chosen)}, one for each stage")
     if target_mode not in _TARGET_MODES:
         raise ValueError(f"target_mode: got {target_mode!r}, expected one of {', '.join(map(repr, _TARGET_MODES))}")
+    if not isinstance(target, Tensor):
+        raise TypeError(f"target: got {type(target).__name__}, expected a torch.Tensor")
     for index, (input, stage) in enumerate(zip(inputs, chosen, strict=True)):
         if not isinstance(input, Tensor):
             raise TypeError(f"inputs[{index}]: got {type(input).__name__}, expected a torch.Tensor")
         stage._check_scale(index, input, target)
     terms = [stage._as_term(i, target_mode, align_corners, ignore_index) for i, stage in enumerate(chosen)]
     # The larger maps first: labels that all maps read are made with them. The order, and with it that of sums over
-    # ranks, depends on sizes alone.
-    order = sorted(range(len(terms)), key=lambda index: -inputs[index].numel())
+    # ranks, depends on sizes alone. By comparisons: a trace, in which sizes may be symbols, cannot sort by them.
+    order: list[int] = []
+    for index, input in enumerate(inputs):
+        order.insert(sum(inputs[other].numel() >= input.numel() for other in order), index)
     total, parts = losses([inputs[i] for i in order], target, [terms[i] for i in order], sync, return_stages)
     if parts is None:
         return total

@@ -67,8 +67,10 @@ def _loss(
     weight_names: tuple[str, str],
 ) -> tuple[float | Array, Array]:
     for argument, value in (("input", input), ("target", target)):
-        if not isinstance(value, np.ndarray):
-            raise TypeError(f"{argument}: got {type(value).__name__}, expected a numpy.ndarray")
+        if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
+            raise TypeError(
+                f"{argument}: got {type(value).__name__}, expected a numpy.ndarray (use ignore_index to mask)"
+            )
     if input.ndim < 2:
         shape = list(input.shape)
         raise ValueError(f"input: got shape {shape}, expected (N, C, *spatial) with 0 to 3 spatial dimensions")
@@ -81,8 +83,9 @@ def _loss(
     region_weight = _as_weight(weight_names[1], dice_weight, input.shape[1])
     scalar = chosen.reduction != "none"
     pixels = None if scalar else np.empty(target.shape, dtype=compute)
-    keeps_layout = _core.folds(input.shape, _described(input)[3], 2)
-    gradient = np.empty_like(input, order="K" if keeps_layout else "C")
+    gradient = np.empty_like(input)
+    if not _core.folds(gradient.shape, _described(gradient)[3], 2):
+        gradient = np.empty_like(input, order="C")
     at, truth, slope = map(_described, (input, target, gradient))
     threads = _core.default_threads()
     kept = loss_spec.keeps and not soft and gradient.dtype == compute and gradient.flags.c_contiguous

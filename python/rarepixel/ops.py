@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
 from . import _calls, _cuda, _registered, _tensors
@@ -40,8 +41,11 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def _in_transform() -> bool:
-    """Whether a torch.func transform is on: it sees through plain torch only."""
-    return not is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
+    """Whether a torch.func transform, forward-mode AD or torch.jit.trace is on: they see through plain torch only."""
+    if is_compiling():
+        return False
+    traced = torch._C._is_tracing() or forward_ad._current_level >= 0
+    return traced or torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _is_eager(input: Tensor) -> bool:
@@ -58,13 +62,15 @@ def _is_eager(input: Tensor) -> bool:
 def _as_weight(argument: str, weight: Tensor | Sequence[float], input: Tensor) -> Tensor:
     if not isinstance(weight, Tensor):
         try:
-            values = torch.as_tensor(weight, dtype=torch.float64)
+            # As a list, since torch refuses arrays whose strides are negative.
+            listed = weight.tolist() if hasattr(weight, "tolist") else weight
+            values = torch.as_tensor(listed, dtype=torch.float64, device="cpu")
         except (TypeError, ValueError) as error:
             raise TypeError(f"{argument}: got {weight!r}, expected one number for each class") from error
         if _tensors.on_cuda(input) and values.ndim == 1 and _is_eager(input):
             numbers = tuple(values.tolist())
             _cuda.check_weight(argument, numbers)
-            weight = _cuda.weight_tensor(numbers, compute_dtype(input), input.device)
+            weight = _cuda.weight_tensor(numbers, compute_dtype(input), input)
         else:
             weight = values.to(input.device)
     elif _tensors.on_cuda(input) and _cuda.debugging() and weight.ndim == 1:
@@ -126,23 +132,27 @@ def losses(
     if sync is not False or not all(map(_is_eager, inputs)):
         each = [_elsewhere(input, target, *term, sync) for input, term in zip(inputs, terms, strict=True)]
         return _calls.added(each), torch.stack([one.detach() for one in each]) if parts else None
-    maps, calls = [], []
+    maps, targets, calls = [], [], []
     for input, (options, weight, dice_weight, names) in zip(inputs, terms, strict=True):
         input, labels = prepared(input, target)
         weights = (_numbers(names[0], weight, input), _numbers(names[1], dice_weight, input))
         if _tensors.on_cuda(input):
             labels, options = _calls.resized(input, labels, options)
         maps.append(input)
-        calls.append(Call(labels, *weights, options))
+        targets.append(labels)
+        calls.append(Call(*weights, options))
+    values: list[_calls.Value] = []
     if torch.is_grad_enabled() and any(input.requires_grad for input in maps):
-        total = Loss.apply(calls, *maps)
+        total = Loss.apply(calls, values, *maps, *targets)
     else:
-        for call, input in zip(calls, maps, strict=True):
-            _calls.forward(call, input, calls[0].labels)
-        total = _calls.total(calls, maps)
+        for call, input, labels in zip(calls, maps, targets, strict=True):
+            values.append(_calls.forward(call, input, labels, calls[0].labels))
+        total = _calls.total(values, maps)
     if not parts:
         return total, None
-    return total, torch.stack([torch.as_tensor(call.value, dtype=total.dtype) for call in calls])
+    return total, torch.stack(
+        [torch.as_tensor(value, dtype=total.dtype, device=total.device) for value in values]
+    ).detach()
 
 
 def _elsewhere(
@@ -188,7 +198,7 @@ def _synchronised(
     add_up = partial(torch.distributed.all_reduce, group=group)
     input, target = prepared(input, target)
     target, options = _calls.resized(input, target, options, add_up=add_up)
-    call = Call(target, _calls.constants(weight, input), _calls.constants(dice_weight, input), options)
+    call = Call(_calls.constants(weight, input), _calls.constants(dice_weight, input), options)
     result: Tensor = Synchronised.apply(input, target, call, group)
     return result
 
@@ -201,6 +211,27 @@ def _warn_once(device: str) -> None:
     )
 
 
+_LABELS = (torch.uint8, torch.int16, torch.int32, torch.int64)
+
+
+def _check_shapes(input: Tensor, target: Tensor, options: Options) -> None:
+    """The checks of the kernels, from shapes and types alone: a transform may hide the rest."""
+    if input.ndim < 2:
+        raise ValueError(f"input: got shape {list(input.shape)}, expected (N, C, *spatial)")
+    indices = [input.shape[0], *input.shape[2:]]
+    soft = target.ndim == input.ndim and options.pixel == "none"
+    expected = list(input.shape) if soft else indices
+    if options.target_mode == "exact" and list(target.shape) != expected:
+        raise ValueError(
+            f"target: got shape {list(target.shape)}, expected {expected}: "
+            "(N, *spatial) for an input of (N, C, *spatial)"
+        )
+    if target.shape[:1] != input.shape[:1]:
+        raise ValueError(f"target: got {target.shape[0]} samples, expected {input.shape[0]}, as input has")
+    if not soft and target.dtype not in _LABELS:
+        raise TypeError(f"target: got {target.dtype}, expected uint8, int16, int32 or int64 class indices")
+
+
 def _plain(
     input: Tensor, target: Tensor, weight: Tensor | None, dice_weight: Tensor | None, options: Options
 ) -> Tensor:
@@ -208,6 +239,12 @@ def _plain(
     from . import reference
 
     spec(options)  # the same checks of the options
+    _check_shapes(input, target, options)
+    for name, weights in (("weight", weight), ("dice_weight", dice_weight)):
+        if weights is not None and weights.shape[0] != input.shape[1]:
+            raise ValueError(
+                f"{name}: got {weights.shape[0]} values, expected {input.shape[1]} values, one for each class of input"
+            )
     input, target = reference.matched(input, target, options.target_mode, options.align_corners, options.ignore_index)
     valid = target.sum(1) > 0 if options.target_mode == "area" else None
     total = input.new_zeros((), dtype=compute_dtype(input))

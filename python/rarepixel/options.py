@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from . import _core
 
@@ -31,17 +31,54 @@ class Options(NamedTuple):
     align_corners: bool = False
 
 
-@lru_cache(maxsize=256)
 def spec(options: Options) -> _core.LossSpec:
-    """The options as Rust takes them; ValueError names the one that is wrong."""
-    return _core.LossSpec(*options)
+    """The options as Rust takes them; the error names the one that is wrong."""
+    try:
+        return _spec(options)
+    except (TypeError, OverflowError) as error:
+        raise _named(options) or error from error
+
+
+@lru_cache(maxsize=256)
+def _spec(options: Options) -> _core.LossSpec:
+    return _core.LossSpec(*map(_alike, options, Options._field_defaults.values()))
+
+
+def _alike(value: Any, default: Any) -> Any:
+    """1 as True and 255.0 as 255: the cache takes them for the same, so they always are."""
+    if isinstance(default, bool) and isinstance(value, int | float) and value in (0, 1):
+        return bool(value)
+    if isinstance(default, int) and isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+# What users call the factors before the terms.
+_NAMES = {"lambda_pixel": "lambda_focal", "lambda_region": "lambda_dice"}
+
+
+def _named(options: Options) -> TypeError | ValueError | None:
+    """The error for the first option of a wrong type, if there is one."""
+    for field, value in options._asdict().items():
+        name, kind = _NAMES.get(field, field), type(Options._field_defaults[field])
+        if kind is bool and not isinstance(value, bool):
+            return TypeError(f"{name}: got {value!r}, expected True or False")
+        if kind is str and not isinstance(value, str):
+            return TypeError(f"{name}: got {value!r}, expected a string")
+        if kind is float and (isinstance(value, str) or not hasattr(value, "__float__")):
+            return TypeError(f"{name}: got {value!r}, expected a number")
+        if kind is int and not hasattr(value, "__index__"):
+            return TypeError(f"{name}: got {value!r}, expected an integer")
+        if kind is int and not -(2**63) <= value < 2**63:
+            return ValueError(f"{name}: got {value}, expected an integer of 64 bits")
+    return None
 
 
 def cross_entropy(ignore_index: int, reduction: str, label_smoothing: float) -> Options:
     """Options of the loss of that name."""
     return Options(
         pixel="cross_entropy",
-        label_smoothing=float(label_smoothing),
+        label_smoothing=label_smoothing,
         ignore_index=ignore_index,
         reduction=reduction,
     )
@@ -49,7 +86,7 @@ def cross_entropy(ignore_index: int, reduction: str, label_smoothing: float) -> 
 
 def focal_loss(gamma: float, ignore_index: int, reduction: str, pt: str) -> Options:
     """Options of the loss of that name."""
-    return Options(pixel="focal", gamma=float(gamma), pt=pt, ignore_index=ignore_index, reduction=reduction)
+    return Options(pixel="focal", gamma=gamma, pt=pt, ignore_index=ignore_index, reduction=reduction)
 
 
 def dice_loss(
@@ -63,7 +100,7 @@ def dice_loss(
     """Options of the loss of that name."""
     return Options(
         region="dice",
-        smooth=float(smooth),
+        smooth=smooth,
         average=average,
         per_sample=per_sample,
         include_background=include_background,
@@ -84,15 +121,15 @@ def tversky_loss(
 ) -> Options:
     """Options of the loss of that name."""
     dice = dice_loss(smooth, average, per_sample, include_background, absent, ignore_index)
-    return dice._replace(region="tversky", alpha=float(alpha), beta=float(beta))
+    return dice._replace(region="tversky", alpha=alpha, beta=beta)
 
 
 def combined(pixel: Options, region: Options, lambda_pixel: float, lambda_region: float) -> Options:
     """The pixel term of one and the region term of the other."""
     return pixel._replace(
-        lambda_pixel=float(lambda_pixel),
+        lambda_pixel=lambda_pixel,
         region=region.region,
-        lambda_region=float(lambda_region),
+        lambda_region=lambda_region,
         alpha=region.alpha,
         beta=region.beta,
         smooth=region.smooth,

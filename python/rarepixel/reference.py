@@ -42,9 +42,9 @@ def matched(
     if target_mode == "nearest":
         # Exact in float64 up to 2^53.
         return input, F.interpolate(target.double()[:, None], size, mode="nearest-exact")[:, 0].long()
-    valid = target != ignore_index
+    valid = target.long() != ignore_index  # a number that the dtype lacks marks nothing
     labels = torch.where(valid, target, 0).long()
-    one_hot = F.one_hot(labels, input.shape[1]).movedim(-1, 1).double() * valid[:, None]
+    one_hot = _one_hot(labels, input.shape[1]).double() * valid[:, None]
     share = F.adaptive_avg_pool2d(one_hot, size)
     total = share.sum(1, keepdim=True)
     if target_mode == "area":
@@ -56,9 +56,15 @@ def matched(
     return input, torch.where(total[:, 0] == 0, ignore_index, winner)
 
 
+def _one_hot(labels: Tensor, classes: int) -> Tensor:
+    """(N, C, *spatial) bool: ``F.one_hot`` with the classes where logits have them, also under vmap."""
+    numbers = torch.arange(classes, device=labels.device).view(classes, *[1] * (labels.ndim - 1))
+    return labels.unsqueeze(1) == numbers
+
+
 def _valid_only(input: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
     """Logits, labels and mask of the valid pixels, with 0 and class 0 in the place of ignored ones."""
-    valid = target != ignore_index
+    valid = target.long() != ignore_index  # a number that the dtype lacks marks nothing
     labels = torch.where(valid, target, 0).long()
     return torch.where(valid.unsqueeze(1), input, 0.0), labels, valid
 
@@ -70,7 +76,7 @@ def _in_full(input: Tensor) -> Tensor:
 def _divided(total: Tensor, denominator: Tensor) -> Tensor:
     """total / denominator; 0, with a zero gradient, where nothing counts."""
     nothing = denominator == 0
-    return torch.where(nothing, total * 0.0, total / torch.where(nothing, 1.0, denominator))
+    return torch.where(nothing, torch.zeros_like(total), total / torch.where(nothing, 1.0, denominator))
 
 
 def cross_entropy(
@@ -93,7 +99,7 @@ def cross_entropy(
         >>> reference.cross_entropy(p.log(), torch.tensor([2]), weight, reduction="none")
         tensor([32.1888])
     """
-    weight = torch.ones(input.shape[1]) if weight is None else weight
+    weight = input.new_ones(input.shape[1]) if weight is None else weight
     weight = weight.to(_in_full(input))
     if target.ndim == input.ndim:
         shares = target.to(weight)
@@ -136,7 +142,7 @@ def focal_loss(
         tensor([1.2823e-04, 1.8651e+00])
     """
     logits, labels, valid = _valid_only(_in_full(input), target, ignore_index)
-    alpha = torch.ones(logits.shape[1]) if alpha is None else alpha
+    alpha = logits.new_ones(logits.shape[1]) if alpha is None else alpha
     alpha = alpha.to(logits)
     ce = F.cross_entropy(logits, labels, reduction="none")
     outer = alpha[labels]
@@ -241,11 +247,11 @@ def _region_loss(
     else:
         logits, labels, valid = _valid_only(input, target, ignore_index)
         p = logits.softmax(1) * valid.unsqueeze(1)
-        y = F.one_hot(labels, classes).movedim(-1, 1).to(input.dtype) * valid.unsqueeze(1)
+        y = _one_hot(labels, classes).to(input.dtype) * valid.unsqueeze(1)
     over = list(range(2, input.ndim)) if per_sample else [0, *range(2, input.ndim)]
     # (N, C) or (1, C) sums. NumPy-style: a sum over no dimension is the tensor itself.
     intersection, prediction, truth = ((x.sum(over) if over else x).reshape(-1, classes) for x in (p * y, p, y))
-    weight = torch.ones(classes) if weight is None else weight
+    weight = input.new_ones(classes) if weight is None else weight
     weights = weight.to(input).expand(intersection.shape[0], classes).clone()
     if not include_background:
         weights[:, 0] = 0.0

@@ -177,7 +177,7 @@ pub fn run<T: Element, M: Mode>(
                 for row in buffer.chunks_exact_mut(tile_size) {
                     row[len..padded].fill(T::default());
                 }
-                (to.cast_const(), tile_size as isize)
+                (buffer.as_ptr(), tile_size as isize)
             };
             let (logits, logits_stride) = operand(&job.input, logits_in_place, &mut scratch.logits);
             let (soft, soft_stride) = match &job.target {

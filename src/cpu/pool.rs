@@ -114,7 +114,7 @@ pub fn run<S, R: Send>(
         done.lock().expect("no holder panics").append(&mut results);
     };
     // As many as torch uses, though fewer may have work: a team of another size would be a new one.
-    if !team::share(threads, &participate) {
+    if !team::share(threads.min(MAX_THREADS + 1), &participate) {
         pool(threads.min(MAX_THREADS + 1) - 1).in_place_scope(|scope| {
             for _ in 1..members {
                 scope.spawn(|_| participate());

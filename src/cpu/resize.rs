@@ -110,18 +110,22 @@ impl Resize<'_> {
         };
         clear(&mut windows.counts, classes * width);
         clear(&mut windows.valid, width);
-        if rows.len() <= MAX_ROWS && rows.len() * (self.from[1].div_ceil(width) + 1) <= MAX_PIXELS {
-            windows.columns.clear();
-            windows.columns.resize(classes.div_ceil(PACKED) * self.from[1], 0);
+        let countable = MAX_ROWS.min(MAX_PIXELS / (self.from[1].div_ceil(width) + 1));
+        if countable > 0 {
             if windows.bounds.is_empty() {
                 windows.bounds.extend((0..width).map(|x| window(x, self.from[1], width)));
             }
             windows.sums.iter_mut().for_each(|sums| sums.resize(width, 0));
             let (target, ignore_index) = (self.target, self.ignore_index);
-            f32::dispatch(
-                InstructionSet::best(),
-                Packed { target, sample, rows, ignore_index, from: self.from[1], width, windows },
-            );
+            for start in rows.clone().step_by(countable) {
+                windows.columns.clear();
+                windows.columns.resize(classes.div_ceil(PACKED) * self.from[1], 0);
+                let rows = start..rows.end.min(start + countable);
+                f32::dispatch(
+                    InstructionSet::best(),
+                    Packed { target, sample, rows, ignore_index, from: self.from[1], width, windows },
+                );
+            }
             return;
         }
         for x in 0..width {
@@ -180,7 +184,7 @@ struct Windows {
     valid: Vec<u32>,
 }
 
-/// Count the classes of a row of windows, eight in a word.
+/// Add the classes of some rows of a row of windows to its counts, eight in a word.
 struct Packed<'a, 'b> {
     /// The target, (N, pixels); every label was checked.
     target: View<'a>,
@@ -191,7 +195,7 @@ struct Packed<'a, 'b> {
     from: usize,
     /// Windows.
     width: usize,
-    /// Cleared.
+    /// Whose columns are cleared.
     windows: &'b mut Windows,
 }
 
@@ -235,7 +239,7 @@ impl Work<f32> for Packed<'_, '_> {
                 let (counts, valid) = (&mut windows.counts[class * width..][..width], &mut windows.valid[..width]);
                 for x in 0..width {
                     let count = u32::from((sums[x] >> shift) as u16);
-                    counts[x] = count;
+                    counts[x] += count;
                     valid[x] += count;
                 }
             }
@@ -387,7 +391,7 @@ mod tests {
 
     #[test]
     fn windows_of_many_pixels_are_counted() {
-        for from in [[255, 256], [256, 255], [257, 3], [3, 70_000], [255, 300]] {
+        for from in [[255, 256], [256, 255], [257, 3], [3, 70_000], [255, 300], [600, 300]] {
             let mut labels: Vec<u8> = (0..from[0] * from[1]).map(|i| u8::from(i % 1000 == 0)).collect();
             check_windows(&mut labels, from, [1, 1], 2, -100);
         }

@@ -1,9 +1,13 @@
 //! Moving pixels between tensors of any layout and dtype and class-major tiles.
 
+#![allow(clippy::needless_range_loop)] // iterator adapters are not always inlined into a function of another instruction set
+
+use std::mem::MaybeUninit;
+
 use half::{bf16, f16};
 
 use super::interleave;
-use super::simd::{Element, InstructionSet, Vector, Work};
+use super::simd::{Element, InstructionSet, MAX_LANES, Vector, Work};
 use crate::tensor::{DType, View};
 
 /// A type in which logits are stored.
@@ -125,6 +129,13 @@ fn interleaved<V: Vector>(view: &View<'_>, len: usize) -> usize {
     if served { len - len % V::LANES } else { 0 }
 }
 
+/// The end of those from `whole` on of `len` pixels that are converted by registers, though they do not lie side by side: halves, which are slow
+/// to convert one by one.
+#[inline(always)]
+fn converted<V: Vector, S: Storage>(whole: usize, len: usize) -> usize {
+    if size_of::<S>() < size_of::<V::Element>() { len - (len - whole) % V::LANES } else { whole }
+}
+
 #[inline(always)]
 unsafe fn gather_as<V: Vector, S: Storage>(run: Run<'_, V::Element>) {
     let Run { view, sample, pixel, len, tile: to, stride } = run;
@@ -150,10 +161,18 @@ unsafe fn gather_as<V: Vector, S: Storage>(run: Run<'_, V::Element>) {
                 let load = |r: usize| S::load::<V>(from.add(i * channels + r * V::LANES));
                 interleave::apart(channels, load, |c, value: V| value.store(to.add(c * stride + i)));
             }
+            let converted = converted::<V, S>(whole, len);
+            let mut some = [MaybeUninit::<S>::uninit(); MAX_LANES];
             // Class by class: the run stays in the first-level cache, and one side of the copy is contiguous.
             for c in 0..channels {
                 let (from, to) = (from.offset(c as isize * channel_stride), to.add(c * stride));
-                for i in whole..len {
+                for i in (whole..converted).step_by(V::LANES) {
+                    for lane in 0..V::LANES {
+                        some[lane].write(from.offset((i + lane) as isize * pixel_stride).read_unaligned());
+                    }
+                    S::load::<V>(some.as_ptr().cast()).store(to.add(i));
+                }
+                for i in converted..len {
                     *to.add(i) = from.offset(i as isize * pixel_stride).read_unaligned().to_element();
                 }
             }
@@ -188,9 +207,18 @@ unsafe fn scatter_as<V: Vector, S: Storage>(run: Run<'_, V::Element>) {
                     S::store(value, to.add(i * channels + r * V::LANES))
                 });
             }
+            let converted = converted::<V, S>(whole, len);
+            let mut some = [MaybeUninit::<S>::uninit(); MAX_LANES];
             for c in 0..channels {
                 let (from, to) = (from.add(c * stride), to.offset(c as isize * channel_stride));
-                for i in whole..len {
+                for i in (whole..converted).step_by(V::LANES) {
+                    S::store(V::load(from.add(i)), some.as_mut_ptr().cast());
+                    for lane in 0..V::LANES {
+                        let value = some[lane].assume_init();
+                        to.offset((i + lane) as isize * pixel_stride).write_unaligned(value);
+                    }
+                }
+                for i in converted..len {
                     to.offset(i as isize * pixel_stride).write_unaligned(S::from_element(*from.add(i)));
                 }
             }

@@ -116,6 +116,13 @@ impl LossSpec {
                 PixelLoss::CrossEntropy { .. } => {}
             }
             finite("lambda_focal", factor)?;
+            if self.reduction == Reduction::None && factor != 1.0 {
+                return Err(Error::value(
+                    "lambda_focal",
+                    factor,
+                    "1 with reduction \"none\": the loss of each pixel has no factor",
+                ));
+            }
         }
         if let Some((region, factor)) = self.region {
             not_negative("smooth", region.smooth)?;

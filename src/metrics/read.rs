@@ -93,14 +93,15 @@ impl<'a> Reader<'a> {
         debug_assert!(first + out.len() <= self.view.pixels);
         let stride = self.view.strides[2];
         // SAFETY: callers dispatch on the dtype and pass a sample, channel and pixel range that lie in the view, all of which
-        // `View::new` promises to be readable; `offset` and the slice never leave that range.
+        // `View::new` promises to be readable; neither way leaves that range. A tensor need not be aligned.
         unsafe {
             let pointer: *const T = self.view.at(sample, channel, first);
             if stride == 1 {
-                out.copy_from_slice(std::slice::from_raw_parts(pointer, out.len()));
+                let (from, to) = (pointer.cast::<u8>(), out.as_mut_ptr().cast::<u8>());
+                std::ptr::copy_nonoverlapping(from, to, size_of_val(out));
             } else {
                 for (index, value) in out.iter_mut().enumerate() {
-                    *value = *pointer.offset(index as isize * stride);
+                    *value = pointer.offset(index as isize * stride).read_unaligned();
                 }
             }
         }

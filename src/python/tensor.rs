@@ -63,12 +63,24 @@ impl Tensor {
         self.dtype.as_ref().copied().map_err(|name| Error::type_(argument, name, expected))
     }
 
+    /// The address of what is in it, if anything is.
+    fn memory(&self, argument: &'static str) -> Result<*mut u8> {
+        if self.pointer == 0 && !self.shape.contains(&0) {
+            return Err(Error::value(
+                argument,
+                "a tensor without memory",
+                "one with memory of its own (see Tensor.clone)",
+            ));
+        }
+        Ok(self.pointer as *mut u8)
+    }
+
     /// The tensor as (samples, channels, pixels), or without channels as (samples, pixels).
     pub fn view(&self, argument: &'static str, expected: &str, has_channels: bool) -> Result<View<'_>> {
         let dtype = self.dtype(argument, expected)?;
         // SAFETY: rarepixel's own Python code makes these, with their owner, and Python holds a call's arguments until it
         // returns; torch and NumPy vouch that shape and strides stay inside the storage. Destinations are fresh tensors.
-        let view = unsafe { View::new(self.pointer as *mut u8, dtype, &self.shape, &self.strides, has_channels) };
+        let view = unsafe { View::new(self.memory(argument)?, dtype, &self.shape, &self.strides, has_channels) };
         view.ok_or_else(|| {
             Error::value(argument, format!("strides {:?}", self.strides), "spatial dimensions that fold into one")
         })
@@ -89,14 +101,14 @@ impl Tensor {
 
     /// The only element of a floating scalar.
     pub fn scalar(&self, argument: &'static str) -> Result<f64> {
-        let dtype = self.dtype(argument, "a floating dtype")?;
+        let (dtype, from) = (self.dtype(argument, "a floating dtype")?, self.memory(argument)?);
         // SAFETY: as in `view`; a scalar has one element of its dtype.
         unsafe {
             Ok(match dtype {
-                DType::Float32 => f64::from((self.pointer as *const f32).read_unaligned()),
-                DType::Float64 => (self.pointer as *const f64).read_unaligned(),
-                DType::Float16 => (self.pointer as *const half::f16).read_unaligned().to_f64(),
-                DType::BFloat16 => (self.pointer as *const half::bf16).read_unaligned().to_f64(),
+                DType::Float32 => f64::from(from.cast::<f32>().read_unaligned()),
+                DType::Float64 => from.cast::<f64>().read_unaligned(),
+                DType::Float16 => from.cast::<half::f16>().read_unaligned().to_f64(),
+                DType::BFloat16 => from.cast::<half::bf16>().read_unaligned().to_f64(),
                 other => return Err(Error::type_(argument, other.name(), "a floating dtype")),
             })
         }

@@ -84,14 +84,15 @@ unsafe fn run_for<V: Vector, M: Mode, const C: usize>(
         }
         for (r, &number) in numbers.iter().enumerate().take(registers) {
             let (i, e) = (start + r * V::LANES, e.part::<V>(r, classes));
-            // SAFETY: i + LANES <= len; every label is below `classes`, as all labels were counted before, or -1.
+            // SAFETY: i + LANES <= len, and a label that becomes an address is below `classes`.
             unsafe {
                 let (first, labels) = (*tile.labels.add(i), V::load(tile.labels.add(i)));
                 if !V::all(labels.equals(V::splat_element(first))) {
                     pixels.register::<M>(i, number, e, Mixed::new(labels), &mut totals);
-                } else if first.to_f64() >= 0.0 {
+                } else if first.to_f64() >= 0.0 && (first.to_f64() as usize) < classes {
                     pixels.register::<M>(i, number, e, Uniform(first.to_f64() as usize), &mut totals);
                 } else {
+                    // Also what is no class: somebody may have changed the labels since they were counted.
                     pixels.ignored::<M>(i);
                 }
             }

@@ -10,7 +10,7 @@ use super::tensor::Tensor;
 use crate::cpu::count_labels;
 use crate::cpu::resize::Resize;
 use crate::loss::sums::{finish, row_length};
-use crate::tensor::expect_shape;
+use crate::tensor::{DType, expect_shape};
 
 pub use operands::{Labels, Operands};
 pub use spec::{PyLossSpec, Sizes};
@@ -50,7 +50,10 @@ pub fn loss_forward(
                 (None, Some(loss)) => problem.reduce(Some(loss.view("loss", "a floating dtype", false)?)),
                 (None, None) => problem.reduce(None),
             }?;
-            value = problem.finish(&found.sums);
+            // As a tensor holds it: sums of several are then the same, whoever adds them up.
+            let double = input.dtype("input", "a floating dtype")? == DType::Float64;
+            let finished = problem.finish(&found.sums);
+            value = if double { finished } else { f64::from(finished as f32) };
             Ok(found)
         });
         let (found, labels) = done.map_err(|error| locate(error, &target.shape))?;
@@ -152,7 +155,9 @@ pub fn loss_finish(spec: &PyLossSpec, sums: Vec<f64>, classes: usize, dice_weigh
 /// Whether the dimensions from `leading` on fold into one stride, so that no copy is needed.
 #[pyfunction]
 pub fn folds(shape: Vec<usize>, strides: Vec<isize>, leading: usize) -> bool {
-    crate::tensor::fold(&shape[leading..], &strides[leading..]).is_some()
+    // With fewer dimensions there is nothing to fold; that they are too few is told where the shape is checked.
+    let rest = shape.get(leading..).zip(strides.get(leading..));
+    rest.is_none_or(|(shape, strides)| crate::tensor::fold(shape, strides).is_some())
 }
 
 /// Compute on the OpenMP threads of the torch that is loaded, from now on; whether it has some.
