@@ -95,8 +95,9 @@ def demo(
 ) -> None:
     """Train a Siamese damage model on synthetic (or real) xBD tiles and show what it learns.
 
-    Writes checkpoint.pt, history.csv, curves.png and predictions.png. Ctrl-C saves a checkpoint first. On several
-    processes: torchrun --nproc-per-node 2 -m rarepixel demo; they share each batch.
+    Writes checkpoint.pt, history.csv, curves.png and predictions.png; those of an earlier run are moved to run-1, run-2
+    and so on in the output folder. Ctrl-C saves a checkpoint first. On several processes: torchrun --nproc-per-node 2
+    -m rarepixel demo; they share each batch.
     """
     given = {
         "output": output,

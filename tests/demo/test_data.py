@@ -77,6 +77,12 @@ def test_hold_validates_only_where_there_is_no_test(tmp_path):
     assert judged() == {"hold"}
 
 
+def test_the_largest_seed_has_an_order_too(tmp_path):
+    rp.xbd.synthesize(tmp_path, tiles=4, size=64)
+    train = data.load(tmp_path, Options(data=tmp_path, crop=32, seed=2**63 - 1)).train
+    assert len(list(train.epoch(1))) == len(train)
+
+
 def test_one_tile_is_not_enough(tmp_path):
     rp.xbd.synthesize(tmp_path, tiles=1, size=64)
     with pytest.raises(ValueError, match="got 1 tile, expected at least 2"):

@@ -16,6 +16,13 @@ def test_logits_have_the_size_of_the_images_whatever_it_is(size):
     assert logits.shape == (2, 5, *size)
 
 
+@pytest.mark.parametrize(("deep_supervision", "parameters"), [(False, 229_725), (True, 230_135)])
+def test_it_is_as_small_as_its_docstring_says(deep_supervision, parameters):
+    model = SiameseUNet(deep_supervision=deep_supervision)
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+    assert f"{parameters:,}" in SiameseUNet.__doc__
+
+
 def test_deep_supervision_adds_maps_at_an_eighth_and_a_quarter():
     torch.manual_seed(0)
     plain = SiameseUNet().eval()

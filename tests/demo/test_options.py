@@ -31,6 +31,20 @@ def test_a_setting_that_differs_from_the_checkpoint_is_named(name, value):
         resolve({name: value}, saved)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": -1}, "--seed: got -1, expected at least 0"),
+        ({"seed": 2**63}, "--seed: got 9223372036854775808, expected at most 9223372036854775807"),
+        ({"lr": float("inf")}, "--lr: got inf, expected a number above 0 that is finite"),
+        ({"lr": float("nan")}, "--lr: got nan, expected a number above 0 that is finite"),
+    ],
+)
+def test_a_bad_value_is_named_by_its_flag(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Options(**changes)
+
+
 def test_other_data_than_the_checkpoint_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"--data: got .*, but .*checkpoint.pt was made with None"):
         resolve({"data": tmp_path}, Options().settings())

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 import rarepixel as rp
+from rarepixel.demo import checkpoint, report
 from support import real_tiles
 
 TINY = ["--tiles", "8", "--size", "64", "--crop", "48", "--batch-size", "2"]
@@ -123,6 +124,59 @@ def test_real_tiles(tmp_path):
     # The sample's train and tier3 tiles, judged by its test tiles.
     assert "3 to train on, 2 to validate" in done.stdout
     assert min(Image.open(tmp_path / "predictions.png").size) > 300
+
+
+def test_an_earlier_run_is_kept_and_can_be_gone_on_with(tmp_path):
+    done = [run(tmp_path, *TINY, "--epochs", "1", "--seed", seed) for seed in ("0", "1", "2")]
+    assert [one.returncode for one in done] == [0, 0, 0], done[-1].stderr
+    assert "kept the earlier run" not in done[0].stdout
+    assert f"kept the earlier run in {tmp_path / 'run-2'}" in done[2].stdout
+    folders = [tmp_path / "run-1", tmp_path / "run-2", tmp_path]
+    for folder, seed in zip(folders, range(3), strict=True):
+        assert {path.name for path in folder.iterdir()} >= set(report.FILES)
+        state = torch.load(folder / "checkpoint.pt", weights_only=True)
+        assert state["settings"]["seed"] == seed
+    rows = history(tmp_path / "run-1")
+    again = run(tmp_path / "run-1", "--resume")
+    assert again.returncode == 0, again.stderr
+    assert history(tmp_path / "run-1") == rows
+
+
+def test_tiles_of_several_sizes_train_and_those_of_the_first_size_are_drawn(tmp_path):
+    for size, disaster in ((64, "train"), (64, "test"), (96, "hold")):
+        rp.xbd.synthesize(tmp_path / "xbd", tiles=2, size=size, split=disaster)
+    for path in (tmp_path / "xbd/hold").rglob("*_disaster*"):
+        path.rename(tmp_path / "xbd/test" / path.parent.name / path.name.replace("_", "-large_", 1))
+    done = run(tmp_path / "out", "--data", str(tmp_path / "xbd"), "--crop", "32", "--epochs", "1")
+    assert done.returncode == 0, done.stderr
+    assert "2 to train on, 4 to validate" in done.stdout
+    assert min(Image.open(tmp_path / "out" / "predictions.png").size) > 300
+
+
+def test_an_output_that_is_a_file_is_named(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for arguments in (TINY, ["--resume"]):
+        done = run(file, *arguments)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.strip() == f"rarepixel demo: --output: got {file}, which is a file, expected a folder"
+    assert file.read_text() == "mine"
+
+
+def test_a_bad_seed_leaves_no_folder(tmp_path):
+    done = run(tmp_path / "out", *TINY, "--seed", "-1")
+    assert done.stderr.strip() == "rarepixel demo: --seed: got -1, expected at least 0"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_without_settings_is_named(tmp_path):
+    checkpoint.save(tmp_path / "checkpoint.pt", {"model": {}})
+    done = run(tmp_path, "--resume")
+    assert done.returncode == 1
+    expected = (
+        f"rarepixel demo: {tmp_path / 'checkpoint.pt'}: not a whole checkpoint of rarepixel demo: it lacks 'settings'"
+    )
+    assert done.stderr.strip() == expected
 
 
 def test_a_broken_tile_is_named(tmp_path):

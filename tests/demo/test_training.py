@@ -125,6 +125,45 @@ def fail(text):
     raise RuntimeError(text)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("model"), "it lacks 'model'"),
+        (lambda state: state["model"].popitem(), "Error.* in loading state_dict"),
+        (lambda state: state.update(random="junk"), "expected .*ByteTensor"),
+    ],
+)
+def test_a_checkpoint_that_is_not_whole_is_named(tiny, change, message):
+    training = start(tiny())
+    state = training.state_dict()
+    change(state)
+    with (
+        pytest.raises(ValueError, match=rf"checkpoint.pt: not a whole checkpoint of rarepixel demo: .*{message}"),
+        checkpoint.whole(tiny().checkpoint),
+    ):
+        training.load_state_dict(state)
+
+
+def test_a_run_does_not_go_on_with_fewer_tiles(tiny):
+    state = start(tiny()).state_dict()
+    tile = rp.xbd.index(tiny().output / "tiles").tiles[0]
+    for file in (tiny().output / "tiles" / tile.split).rglob(f"{tile.name}*"):
+        file.unlink()
+    message = r"tiles: got 6 tiles to train on and 1 to validate, expected the 6 and 2 of the checkpoint; start over"
+    with pytest.raises(ValueError, match=message):
+        start(tiny()).load_state_dict(state)
+
+
+def test_a_loss_that_is_nan_ends_the_run_before_it_reaches_the_weights(tiny):
+    training = start(tiny(lr=0.5))
+    with torch.no_grad():
+        training.model.head.bias.fill_(math.nan)
+    before = training.model.encoder[0][0][0].weight.clone()
+    with pytest.raises(ValueError, match=r"loss: got nan in epoch 1, batch 1, expected a finite number; --lr is 0.5"):
+        finish(training)
+    assert torch.equal(training.model.encoder[0][0][0].weight, before)
+
+
 def test_what_is_no_checkpoint_is_named(tmp_path):
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(b"not a checkpoint")

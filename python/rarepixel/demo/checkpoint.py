@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -43,3 +44,18 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
         raise ValueError(f"{path}: not a checkpoint of this version of rarepixel demo")
     return state
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[None]:
+    """While entered, what the state read from the file lacks or holds wrongly is told with the file's name.
+
+    Raises:
+        ValueError: instead of what Python or torch says.
+    """
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"{path}: not a whole checkpoint of rarepixel demo: it lacks {error}") from error
+    except (AttributeError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{path}: not a whole checkpoint of rarepixel demo: {error}") from error

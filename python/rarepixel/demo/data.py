@@ -69,7 +69,8 @@ class Batches:
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Sample]:
         """This process's share of the (pre, post, mask) batches of an epoch, from batch number `first` on."""
         size = self.options.batch_size
-        generator = torch.Generator().manual_seed(self.options.seed * 1_000_003 + epoch)
+        # A generator takes 64 bits.
+        generator = torch.Generator().manual_seed((self.options.seed * 1_000_003 + epoch) % (1 << 63))
         order = [self.indices[index] for index in torch.randperm(len(self.indices), generator=generator)]
         batches = [order[start : start + size] for start in range(0, len(order), size)]
         self.dataset.set_epoch(epoch)
@@ -80,6 +81,7 @@ class Batches:
 class Data:
     """What a run trains on and what it is judged by."""
 
+    root: Path
     train: Batches
     whole: rp.xbd.XBDDataset
     validation: Subset[Sample]
@@ -106,7 +108,7 @@ def load(root: Path, options: Options) -> Data:
         train, validation = sorted(order[held_out:]), sorted(order[:held_out])
     if not train:
         raise ValueError(f"{root}: got {len(whole)} tile, expected at least 2, one to train on and one to validate")
-    return Data(Batches(crops, train, options), whole, Subset(whole, validation), options)
+    return Data(root, Batches(crops, train, options), whole, Subset(whole, validation), options)
 
 
 def _shared_out(dataset: Dataset[Sample], batches: Sequence[Sequence[int]], options: Options) -> Iterator[Sample]:

@@ -29,7 +29,7 @@ class SiameseUNet(nn.Module):
 
     The encoder halves the resolution once for each entry of `widths`; its features of the two images and their absolute
     difference are mixed by 1 x 1 convolutions at every scale and decoded as in a U-Net, up to half resolution. The
-    logits are then upsampled. About 250,000 parameters with the defaults.
+    logits are then upsampled. 229,725 parameters with the defaults, 230,135 with deep supervision.
 
     Args:
         num_classes: C.

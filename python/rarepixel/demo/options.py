@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 
 LOSSES = ("rarepixel", "torch")
 
-_AT_LEAST = {"epochs": 1, "tiles": 2, "crop": 32, "batch_size": 1, "workers": 0}
+_AT_LEAST = {"epochs": 1, "tiles": 2, "crop": 32, "batch_size": 1, "workers": 0, "seed": 0}
+# What XBDDataset takes.
+_LARGEST_SEED = (1 << 63) - 1
 # What may differ between a run and the run that goes on from its checkpoint.
 _FREE = ("output", "workers")
 
@@ -35,8 +38,10 @@ class Options:
         for name, least in _AT_LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{flag(name)}: got {getattr(self, name)}, expected at least {least}")
-        if not self.lr > 0:
-            raise ValueError(f"--lr: got {self.lr}, expected a number above 0")
+        if self.seed > _LARGEST_SEED:
+            raise ValueError(f"--seed: got {self.seed}, expected at most {_LARGEST_SEED}")
+        if not (self.lr > 0 and math.isfinite(self.lr)):
+            raise ValueError(f"--lr: got {self.lr}, expected a number above 0 that is finite")
         if self.losses not in LOSSES:
             raise ValueError(f"--losses: got {self.losses}, expected {' or '.join(LOSSES)}")
         if self.data is None and self.crop > self.size:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import rarepixel as rp
 from .checkpoint import write_atomically
 from .training import Row, Training
 
+# What a run leaves in the output folder, beside the tiles.
+FILES = ("checkpoint.pt", "history.csv", "curves.png", "predictions.png")
 # Rows of predictions.png.
 _SAMPLES = 4
 
@@ -50,11 +53,27 @@ def write_history(path: Path, history: Sequence[Row]) -> None:
     write_atomically(path, lambda file: file.write(text.getvalue().encode()))
 
 
+def keep_earlier(output: Path) -> Path | None:
+    """Move the files of an earlier run into a folder of their own, from which it can be gone on with; where it is."""
+    files = [output / name for name in FILES if (output / name).exists()]
+    if not files:
+        return None
+    kept = next(folder for number in itertools.count(1) if not (folder := output / f"run-{number}").exists())
+    kept.mkdir()
+    for file in files:
+        file.rename(kept / file.name)
+    return kept
+
+
 def write_pictures(training: Training, output: Path) -> None:
-    """curves.png, and predictions.png of the validation tiles with the most kinds of damage."""
+    """curves.png, and predictions.png of the validation tiles with the most kinds of damage.
+
+    Real tiles may differ in size, and one picture has one size: those of another size than the first are left out.
+    """
     rp.plot.loss_curves(training.history).savefig(output / "curves.png")
     tiles = [training.data.validation[index] for index in _most_damaged(training)]
-    pre, post, mask = (torch.stack(parts) for parts in zip(*tiles, strict=True))
+    alike = [tile for tile in tiles if tile[-1].shape == tiles[0][-1].shape]
+    pre, post, mask = (torch.stack(parts) for parts in zip(*alike, strict=True))
     figure = rp.plot.damage_panel(pre, post, mask, training.predict(pre, post))
     figure.savefig(output / "predictions.png")
 

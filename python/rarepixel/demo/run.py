@@ -39,13 +39,21 @@ def run(given: Mapping[str, Any], resume: bool = False, console: Console | None 
 
 
 def _run(given: Mapping[str, Any], resume: bool, console: Console) -> int:
-    saved = checkpoint.load(resolve(given).checkpoint) if resume else None
-    options = resolve(given, None if saved is None else saved["settings"])
+    options = resolve(given)
+    if options.output.exists() and not options.output.is_dir():
+        raise NotADirectoryError(f"--output: got {options.output}, which is a file, expected a folder")
+    saved = checkpoint.load(options.checkpoint) if resume else None
+    if saved is not None:
+        with checkpoint.whole(options.checkpoint):
+            options = resolve(given, saved["settings"])
     options.output.mkdir(parents=True, exist_ok=True)
     with deterministic(options.seed), _progress(console) as progress:
         training = Training(options, data.load(_tiles(options, progress), options))
         if saved is not None:
-            training.load_state_dict(saved)
+            with checkpoint.whole(options.checkpoint):
+                training.load_state_dict(saved)
+        elif ranks.rank() == 0 and (kept := report.keep_earlier(options.output)) is not None:
+            _print(console, f"kept the earlier run in {kept}")
         _print(console, _summary(training))
         if not _train(training, progress):
             where = f"epoch {training.epoch + 1} of {options.epochs}, after {training.batch} batches"
@@ -53,8 +61,7 @@ def _run(given: Mapping[str, Any], resume: bool, console: Console) -> int:
             return INTERRUPTED
         if ranks.rank() == 0:
             report.write_pictures(training, options.output)
-    names = ("checkpoint.pt", "history.csv", "curves.png", "predictions.png")
-    _print(console, "wrote " + ", ".join(str(options.output / name) for name in names))
+    _print(console, "wrote " + ", ".join(str(options.output / name) for name in report.FILES))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -64,6 +65,11 @@ class Training:
         self.total_losses = [0.0] * len(self._loss_names)
 
     @property
+    def _split(self) -> tuple[int, int]:
+        """Tiles to train on and to validate, by which it shows that some were added or deleted."""
+        return len(self.data.train.indices), len(self.data.validation)
+
+    @property
     def _loss_names(self) -> list[str]:
         """The loss, and what each map adds to it."""
         return ["train_loss", *(f"train_loss_{scale}" for scale in SCALE_NAMES if self.options.multi_scale)]
@@ -79,12 +85,21 @@ class Training:
         return self.epoch == self.options.epochs
 
     def train_epoch(self, interrupted: Callable[[], bool], advance: Callable[[], object]) -> bool:
-        """Train on what is left of the epoch; False where it was interrupted before its end."""
+        """Train on what is left of the epoch; False where it was interrupted before its end.
+
+        Raises:
+            ValueError: the loss is nan or infinite, before it reaches the weights.
+        """
         self.model.train()
         start = time.perf_counter()
         for pre, post, mask in self.data.train.epoch(self.epoch, self.batch):
             self.optimizer.zero_grad()
             losses = self.loss.backward(self.parallel(pre, post), mask)
+            if not math.isfinite(losses[0]):
+                raise ValueError(
+                    f"loss: got {losses[0]} in epoch {self.epoch + 1}, batch {self.batch + 1}, expected a finite "
+                    f"number; --lr is {self.options.lr}: start over with a lower one"
+                )
             # Without deep supervision the one map's part is the loss itself.
             self.total_losses = [total + loss for total, loss in zip(self.total_losses, losses, strict=False)]
             self.optimizer.step()
@@ -147,6 +162,7 @@ class Training:
         """Plain values and tensors, for ``torch.load(weights_only=True)``."""
         return {
             "settings": self.options.settings(),
+            "split": self._split,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
@@ -159,7 +175,17 @@ class Training:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken."""
+        """Go on where :meth:`state_dict` was taken.
+
+        Raises:
+            ValueError: there are more or fewer tiles than then.
+        """
+        if self._split != tuple(state["split"]):
+            (train, validation), (saved_train, saved_validation) = self._split, state["split"]
+            raise ValueError(
+                f"{self.data.root}: got {train} tiles to train on and {validation} to validate, expected the "
+                f"{saved_train} and {saved_validation} of the checkpoint; start over without --resume"
+            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
