@@ -73,12 +73,47 @@ def test_damage_panel_takes_batches_channels_first_floats_and_torch(tmp_path):
         ({"prediction": np.full((12, 16), 5)}, r"prediction: got class 5, expected 0 to 4 or 255"),
         ({"truth": np.zeros((12, 16))}, r"truth: got shape \(12, 16\) of float64, expected"),
         ({"titles": ["a", "b"]}, r"titles: got 2, expected 1"),
+        ({"truth": np.zeros((0, 12, 16), np.uint8)}, r"truth: got shape \(0, 12, 16\), expected at least one element"),
+        ({"pre": np.zeros((3, 0, 16), np.uint8)}, r"pre: got shape \(3, 0, 16\), expected at least one element"),
     ],
 )
 def test_damage_panel_names_bad_input(change, message):
     pre, post, truth = sample()
     with pytest.raises(ValueError, match=message):
         rp.plot.damage_panel(**{"pre": pre, "post": post, "truth": truth} | change)
+
+
+def test_damage_panel_takes_no_single_text_for_the_titles_of_several_samples():
+    pre, post, truth = sample(rows=4)
+    with pytest.raises(TypeError, match=r"titles: got 'tile', expected a sequence of 4 texts, one for each sample"):
+        rp.plot.damage_panel(pre, post, truth, titles="tile")
+
+
+def narrow_figures():
+    """The narrowest that the functions draw, with the longest legend."""
+    pre, post, mask = sample(height=16)
+    gradients, truth = gradients_of_one_building()
+    return {
+        "damage_panel": rp.plot.damage_panel(pre, post, mask),
+        "gradient_map": rp.plot.gradient_map({"flat": gradients["flat"]}, truth),
+    }
+
+
+@pytest.mark.parametrize("name", ["damage_panel", "gradient_map"])
+def test_the_legend_lies_inside_a_narrow_figure_and_below_the_panels(name):
+    figure = narrow_figures()[name]
+    figure.draw_without_rendering()
+    extent = figure.legends[0].get_window_extent()
+    assert len(figure.legends[0].get_texts()) == 6
+    assert figure.bbox.x0 <= extent.x0 < extent.x1 <= figure.bbox.x1
+    assert figure.bbox.y0 <= extent.y0
+    assert extent.y1 <= min(axes.get_tightbbox().y0 for axes in figure.axes)
+
+
+def test_the_legend_of_a_wide_figure_is_one_row():
+    pre, post, mask = sample()
+    mask[mask == 255] = 0
+    assert rp.plot.damage_panel(pre, post, mask, mask).legends[0]._ncols == 5
 
 
 def test_class_mix_draws_the_counts():
@@ -95,8 +130,21 @@ def test_class_mix_draws_the_counts():
         rp.plot.class_mix([1, 2])
 
 
-def test_class_mix_of_nothing():
-    rp.plot.class_mix([0] * 5).canvas.draw()
+@pytest.mark.parametrize("counts", [[0] * 5, [96_000, 1, 0, 0, 10**12], [0.5, 0.25, 0, 0, 0.25]])
+def test_class_mix_labels_bars_of_any_length(counts):
+    figure = rp.plot.class_mix(counts)
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    assert len(axes.texts) == 5
+    for text in axes.texts:
+        extent = text.get_window_extent()
+        assert axes.bbox.x0 < extent.x0 < extent.x1 <= axes.bbox.x1
+
+
+@pytest.mark.parametrize("wrong", [-1, float("nan"), float("inf"), "many"])
+def test_class_mix_names_a_bad_count(wrong):
+    with pytest.raises(ValueError, match=rf"counts: got \[.*{wrong}.*\], expected finite numbers of at least 0"):
+        rp.plot.class_mix([1, 2, 3, 4, wrong])
 
 
 def test_loss_curves_draw_the_history():
@@ -128,6 +176,19 @@ def test_loss_curves_name_a_bad_history():
     for history in ([], [{"train_loss": 1.0}], [{"epoch": 1}]):
         with pytest.raises(ValueError, match=r"history: got columns .*, expected epoch and train_loss"):
             rp.plot.loss_curves(history)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"epoch": 2}, r"history: got row 1 without train_loss, which row 0 has"),
+        ({"epoch": 2, "train_loss": "low"}, r"history: got train_loss 'low' in row 1, expected a number"),
+        ({"epoch": 2, "train_loss": None}, r"history: got train_loss None in row 1, expected a number"),
+    ],
+)
+def test_loss_curves_name_a_bad_row(row, message):
+    with pytest.raises(ValueError, match=message):
+        rp.plot.loss_curves([{"epoch": 1, "train_loss": 1.0}, row])
 
 
 def test_without_matplotlib_the_error_says_how_to_get_it(monkeypatch):
@@ -193,3 +254,8 @@ def test_gradient_map_takes_torch_and_a_gradient_of_zero():
 def test_gradient_map_names_bad_input(gradients, message):
     with pytest.raises(ValueError, match=message):
         rp.plot.gradient_map(gradients, np.zeros((4, 5), np.uint8))
+
+
+def test_gradient_map_takes_no_gradients_without_names():
+    with pytest.raises(TypeError, match=r"gradients: got list, expected a mapping from the name of each loss"):
+        rp.plot.gradient_map([np.ones((5, 4, 5))], np.zeros((4, 5), np.uint8))

@@ -1,9 +1,12 @@
 """Pictures of damage maps, class mixes, gradients and training curves, each as a ``matplotlib.figure.Figure``.
 
 matplotlib is imported when a picture is asked for, without pyplot: no window, no global state, nothing to close. Save a
-figure with ``figure.savefig("file.png")``; a notebook shows it as it is. Damage is drawn in the colours of
-``rp.xbd.CLASS_COLORS`` with a legend; curves use the colours of Okabe and Ito, which colour-blind people can tell
-apart.
+figure with ``figure.savefig("file.png")``; a notebook shows it as it is. Curves use the colours of Okabe and Ito, which
+colour-blind people can tell apart, and markers.
+
+Damage is drawn in the usual colours of xBD, ``rp.xbd.CLASS_COLORS``, with a legend. Not all colour-blind readers can
+tell them apart: the green of no damage and the red of destroyed look alike to many. For them, draw one class at a time
+(``np.where(mask == 4, 4, 0)``), with its name in ``titles``.
 """
 
 from __future__ import annotations
@@ -47,7 +50,8 @@ def damage_panel(
         titles: one for each sample, such as the tile's name, written left of its row.
 
     Raises:
-        ValueError: sizes that do not fit each other, or a class that is not xBD's.
+        ValueError: sizes that do not fit each other, nothing to draw, or a class that is not xBD's.
+        TypeError: titles that are one text.
         ImportError: matplotlib is not installed.
 
     Example:
@@ -67,6 +71,8 @@ def damage_panel(
     for name, array in (images | masks).items():
         if array.shape[:3] != expected:
             raise ValueError(f"{name}: got {_size(array.shape)}, expected {_size(expected)}, as truth")
+    if isinstance(titles, str):
+        raise TypeError(f"titles: got {titles!r}, expected a sequence of {expected[0]} texts, one for each sample")
     if titles is not None and len(titles) != expected[0]:
         raise ValueError(f"titles: got {len(titles)}, expected {expected[0]}, one for each sample")
 
@@ -93,7 +99,7 @@ def class_mix(counts: Array | Sequence[int]) -> Figure:
         counts: pixels of the five xBD classes, as ``rp.xbd.pixel_counts`` gives them.
 
     Raises:
-        ValueError: not five counts.
+        ValueError: not five counts, or one that is negative or not finite.
         ImportError: matplotlib is not installed.
 
     Example:
@@ -102,15 +108,20 @@ def class_mix(counts: Array | Sequence[int]) -> Figure:
         >>> [text.get_text() for text in figure.axes[0].texts]
         ['96.97 %', '2.73 %', '0.10 %', '0.10 %', '0.10 %']
     """
-    pixels = _numpy(counts)
+    pixels = _numpy("counts", counts)
     if pixels.shape != (len(CLASS_NAMES),):
         raise ValueError(f"counts: got shape {pixels.shape}, expected ({len(CLASS_NAMES)},), one for each xBD class")
+    if pixels.dtype.kind not in "iuf" or not (np.isfinite(pixels) & (pixels >= 0)).all():
+        raise ValueError(f"counts: got {pixels.tolist()}, expected finite numbers of at least 0")
     figure = _figure(7, 2.8)
     axes = figure.subplots()
-    bars = axes.barh(CLASS_NAMES, pixels, color=_unit_colors()[:-1], edgecolor="black", linewidth=0.8)
+    axes.barh(CLASS_NAMES, pixels, color=_unit_colors()[:-1], edgecolor="black", linewidth=0.8)
     shares = 100 * pixels / max(pixels.sum(), 1)
-    axes.bar_label(bars, [f"{share:.2f} %" for share in shares], padding=4)
-    axes.set_xlim(1, 10 * max(pixels.max(), 10))
+    for row, (count, share) in enumerate(zip(pixels, shares, strict=True)):
+        # Where the bar ends, or would begin: on a logarithmic axis a bar of 0 is nowhere.
+        end = (max(count, 1), row)
+        axes.annotate(f"{share:.2f} %", end, xytext=(4, 0), textcoords="offset points", va="center")
+    axes.set_xlim(1, max(pixels.max(), 10) ** 1.2)  # a sixth of the logarithmic axis for the label of the longest
     axes.set_xscale("log")
     axes.invert_yaxis()  # background on top, as in every table
     axes.set_xlabel("pixels (logarithmic)")
@@ -132,6 +143,7 @@ def gradient_map(gradients: Mapping[str, Array], truth: Array) -> Figure:
 
     Raises:
         ValueError: no gradient, one that is not finite, or sizes that do not fit each other.
+        TypeError: gradients without names.
         ImportError: matplotlib is not installed.
 
     Example:
@@ -144,6 +156,9 @@ def gradient_map(gradients: Mapping[str, Array], truth: Array) -> Figure:
         >>> figure.axes[1].get_title(), figure.axes[1].get_xlabel()
         ('weighted CE', '57 % on buildings')
     """
+    if not isinstance(gradients, Mapping):
+        got = type(gradients).__name__
+        raise TypeError(f"gradients: got {got}, expected a mapping from the name of each loss to its gradient")
     mask = _masks("truth", truth)
     if mask.shape[0] != 1 or not gradients:
         raise ValueError(f"gradients: got {len(gradients)} for {mask.shape[0]} masks, expected some, for one mask")
@@ -177,7 +192,7 @@ def loss_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
             ``train_loss_1/8``, ``xview2_score`` and ``dice_<class name>``. Text is read as numbers; nan leaves a gap.
 
     Raises:
-        ValueError: no epoch, or no loss in it.
+        ValueError: no epoch, no loss in it, a row that lacks a column of the first, or text that is no number.
         ImportError: matplotlib is not installed.
 
     Example:
@@ -192,7 +207,7 @@ def loss_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     scores = [name for name in names if name.startswith("dice_") or name == "xview2_score"]
     if "epoch" not in names or not losses:
         raise ValueError(f"history: got columns {names}, expected epoch and train_loss or validation_loss")
-    columns = {name: [float(row[name]) for row in history] for name in ["epoch", *losses, *scores]}
+    columns = {name: _column(history, name) for name in ["epoch", *losses, *scores]}
 
     figure = _figure(13 if scores else 7, 4)
     grid = figure.subplots(1, 2 if scores else 1, squeeze=False)[0]
@@ -202,6 +217,21 @@ def loss_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
         _lines(grid[1], columns, scores, "validation score")
         grid[1].set_ylim(0, 1)
     return figure
+
+
+def _column(history: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    """The numbers of that name, one of each row."""
+    numbers = []
+    for index, row in enumerate(history):
+        if name not in row:
+            raise ValueError(
+                f"history: got row {index} without {name}, which row 0 has; expected the same columns in all"
+            )
+        try:
+            numbers.append(float(row[name]))
+        except (TypeError, ValueError):
+            raise ValueError(f"history: got {name} {row[name]!r} in row {index}, expected a number") from None
+    return numbers
 
 
 def _lines(axes: Axes, columns: Mapping[str, Sequence[float]], names: Sequence[str], label: str) -> None:
@@ -236,6 +266,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _damage_legend(figure: Figure, ignored: bool) -> None:
+    """The classes' colours below the panels, in as few rows as the figure is wide enough for."""
     from matplotlib.patches import Patch
 
     names = [*CLASS_NAMES, "un-classified (ignored)"] if ignored else CLASS_NAMES
@@ -243,7 +274,17 @@ def _damage_legend(figure: Figure, ignored: bool) -> None:
         Patch(facecolor=color, edgecolor="black", linewidth=0.5, label=name)
         for name, color in zip(names, _unit_colors(), strict=False)
     ]
-    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False, fontsize="small")
+    for rows in range(1, len(patches) + 1):
+        columns = math.ceil(len(patches) / rows)
+        legend = figure.legend(
+            handles=patches, loc="outside lower center", ncols=columns, frameon=False, fontsize="small"
+        )
+        extent = legend.get_window_extent()
+        if extent.width <= figure.bbox.width or columns == 1:
+            break
+        legend.remove()
+    # The first row has its room already; the panels keep theirs.
+    figure.set_figheight(figure.get_figheight() + extent.height * (rows - 1) / rows / figure.dpi)
 
 
 def _unit_colors() -> list[tuple[float, float, float]]:
@@ -259,7 +300,7 @@ def _paint(mask: NDArray[Any]) -> NDArray[np.uint8]:
 
 def _images(name: str, array: Array) -> NDArray[Any]:
     """Images as (N, H, W, 3)."""
-    images = _numpy(array)
+    images = _numpy(name, array)
     if images.ndim not in (3, 4) or 3 not in (images.shape[-1], images.shape[-3]):
         raise ValueError(f"{name}: got shape {images.shape}, expected (3, H, W), (H, W, 3) or a batch of them")
     if images.shape[-3] == 3:
@@ -273,7 +314,7 @@ def _images(name: str, array: Array) -> NDArray[Any]:
 
 def _masks(name: str, array: Array) -> NDArray[Any]:
     """Masks as (N, H, W)."""
-    masks = _numpy(array)
+    masks = _numpy(name, array)
     if masks.ndim not in (2, 3) or masks.dtype.kind not in "iub":
         raise ValueError(f"{name}: got shape {masks.shape} of {masks.dtype}, expected (H, W) or (N, H, W) of integers")
     wrong = masks[((masks < 0) | (masks >= len(CLASS_NAMES))) & (masks != IGNORE_INDEX)]
@@ -284,7 +325,7 @@ def _masks(name: str, array: Array) -> NDArray[Any]:
 
 def _gradient_sizes(name: str, array: Array, size: tuple[int, ...]) -> NDArray[np.float64]:
     """The sum over the classes of abs(dL/dz), (H, W)."""
-    gradient = _numpy(array).astype(np.float64)
+    gradient = _numpy(name, array).astype(np.float64)
     gradient = gradient[0] if gradient.ndim == 4 and gradient.shape[0] == 1 else gradient
     if gradient.ndim != 3 or gradient.shape[1:] != size:
         raise ValueError(f"{name}: got shape {gradient.shape}, expected (C, {size[0]}, {size[1]}), as truth")
@@ -294,8 +335,12 @@ def _gradient_sizes(name: str, array: Array, size: tuple[int, ...]) -> NDArray[n
     return sizes
 
 
-def _numpy(array: Any) -> NDArray[Any]:
-    return np.asarray(array.detach().cpu() if is_tensor(array) else array)
+def _numpy(name: str, array: Any) -> NDArray[Any]:
+    """An array with something in it."""
+    values = np.asarray(array.detach().cpu() if is_tensor(array) else array)
+    if not values.size:
+        raise ValueError(f"{name}: got shape {values.shape}, expected at least one element")
+    return values
 
 
 def _size(shape: Sequence[int]) -> str:
