@@ -78,6 +78,21 @@ def threads() -> int:
 
 
 def labels(name: str, array: Any) -> NDArray[Any]:
-    """Labels as a NumPy array: as they are, or the argmax of logits (N, C, *spatial)."""
+    """Labels as a NumPy array, where there can be no logits."""
     array = readable(name, array)
-    return np.asarray(array.argmax(1) if is_floating(array) else array)
+    if is_floating(array):
+        raise TypeError(f"{name}: got {array.dtype}, expected labels in bool, uint8, int16, int32 or int64")
+    return np.asarray(array)
+
+
+def predictions(name: str, array: Any, num_classes: int) -> NDArray[Any]:
+    """Predicted labels as a NumPy array: as they are, or the argmax of logits (N, C, *spatial)."""
+    array = readable(name, array)
+    if not is_floating(array):
+        return np.asarray(array)
+    if array.ndim < 2 or array.shape[1] != num_classes:
+        raise ValueError(
+            f"{name}: got {array.dtype} of shape {tuple(array.shape)}, expected logits (N, {num_classes}, *spatial) "
+            "or labels (N, *spatial) in bool, uint8, int16, int32 or int64"
+        )
+    return np.asarray(array.argmax(1))

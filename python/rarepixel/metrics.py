@@ -7,6 +7,8 @@ tensors are counted on their device, and the counts stay there until they are re
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -14,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
-from ._arrays import Array, described, foldable, is_floating, labels, on_one_device, readable, threads
+from ._arrays import Array, described, foldable, is_floating, labels, on_one_device, predictions, readable, threads
 
 if TYPE_CHECKING:
     import torch
@@ -63,11 +65,11 @@ class ConfusionMatrix:
     """
 
     def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
-        if num_classes < 2:
+        self.num_classes = _integer("num_classes", num_classes)
+        if self.num_classes < 2:
             raise ValueError(f"num_classes: got {num_classes}, expected at least 2")
-        self.num_classes = num_classes
-        self.ignore_index = ignore_index
-        self._matrix = np.zeros((num_classes, num_classes), dtype=np.int64)
+        self.ignore_index = _integer("ignore_index", ignore_index)
+        self._matrix = np.zeros((self.num_classes, self.num_classes), dtype=np.int64)
         # What was counted on CUDA devices: (C * C + 2) int64 each, the counts and how many labels were wrong.
         self._on_devices: dict[torch.device, torch.Tensor] = {}
 
@@ -86,7 +88,9 @@ class ConfusionMatrix:
             target: class indices, (N, *spatial) in bool, uint8, int16, int32 or int64.
 
         contiguous and channels_last logits are read in place. Two tensors of one CUDA device are counted there, on the
-        current stream and without waiting for it; others are moved to the CPU first.
+        current stream and without waiting for it; others are moved to the CPU first. Whatever reads the counts waits
+        for all streams of their device. The first batch of a device and :meth:`reset` clear them on the current stream:
+        a batch on another stream must come after that. In a CUDA graph every replay counts what the tensors then hold.
 
         Raises:
             ValueError: shapes that do not fit, or a label outside [0, C) that is not ignore_index; the message gives
@@ -94,6 +98,7 @@ class ConfusionMatrix:
                 be anything. On CUDA a wrong label raises where the counts are read, until :meth:`reset`;
                 with ``RAREPIXEL_DEBUG=1`` at once, as on the CPU.
             TypeError: not an array, or another dtype.
+            RuntimeError: the first batch of a device is being captured in a CUDA graph.
         """
         if on_one_device(input, target):
             from . import _cuda
@@ -110,6 +115,12 @@ class ConfusionMatrix:
 
         input, target = readable("input", input, keep_device=True), readable("target", target, keep_device=True)
         if input.device not in self._on_devices:
+            if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+                # The counts would be made anew, and so lost, in every replay.
+                raise RuntimeError(
+                    f"input: got the first batch on {input.device} while its stream is capturing, expected counts that "
+                    "are there already: call update() once before capturing a CUDA graph"
+                )
             with torch.inference_mode(False):  # else it could not be reset outside of that mode
                 counts = torch.zeros(self.num_classes**2 + 2, dtype=torch.int64, device=input.device)
             self._on_devices[input.device] = counts
@@ -120,7 +131,11 @@ class ConfusionMatrix:
     def _counts(self) -> NDArray[np.int64]:
         """All counts; those on devices are waited for."""
         total = self._matrix
-        for counts in self._on_devices.values():
+        for device, counts in self._on_devices.items():
+            import torch
+
+            if torch.cuda.is_initialized():  # not where tests emulate a device
+                torch.cuda.synchronize(device)  # updates may be under way on any stream
             *_, targets, inputs = host = counts.cpu().numpy()
             for argument, number, where in (
                 ("target", targets, f"or ignore_index ({self.ignore_index})"),
@@ -135,13 +150,18 @@ class ConfusionMatrix:
         return total
 
     def reset(self) -> None:
-        """Forget all counts."""
+        """Forget all counts.
+
+        On CUDA that is in the order of the current stream: it does not wait for batches on other streams.
+        """
         self._matrix[:] = 0
         for counts in self._on_devices.values():
             counts.zero_()  # in place: a CUDA graph may hold it
 
     def merge(self, other: ConfusionMatrix) -> None:
         """Add the counts of another matrix of the same classes, for example another worker's."""
+        if not isinstance(other, ConfusionMatrix):
+            raise TypeError(f"other: got {type(other).__name__}, expected a ConfusionMatrix")
         if (other.num_classes, other.ignore_index) != (self.num_classes, self.ignore_index):
             raise ValueError(f"other: got {other!r}, expected the num_classes and ignore_index of {self!r}")
         self._matrix += other._counts()
@@ -166,13 +186,14 @@ class ConfusionMatrix:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Replace the counts by those of :meth:`state_dict` of a matrix with the same classes."""
-        for name in ("num_classes", "ignore_index"):
-            if state[name] != getattr(self, name):
-                raise ValueError(f"state: got {name} {state[name]}, expected {getattr(self, name)}")
-        matrix = np.array(state["matrix"], dtype=np.int64)
-        if matrix.shape != self._matrix.shape:
-            raise ValueError(f"state: got a matrix of shape {matrix.shape}, expected {self._matrix.shape}")
+        """Replace the counts by those of :meth:`state_dict` of a matrix with the same classes.
+
+        Raises:
+            ValueError: another num_classes or ignore_index, a key that is missing, or counts that are none.
+            TypeError: not a dict.
+        """
+        _check_state(state, self, ("num_classes", "ignore_index"), ("matrix",))
+        matrix = _saved_counts(state, "matrix", self._matrix.shape)
         self.reset()
         self._matrix = matrix
 
@@ -217,7 +238,7 @@ class ConfusionMatrix:
         return _averaged(_ratio(right, support), average)
 
     def accuracy(self) -> float:
-        """Share of all pixels that are right. With rare classes it says little: all background has 96 % on xBD."""
+        """Share of all pixels that are right. It says little of rare classes: background alone is 96 to 97 % of xBD."""
         right, _, support = self._sums()
         return float(_ratio(right.sum(), support.sum()))
 
@@ -232,7 +253,8 @@ class XView2Score:
     """The score of the xView2 challenge, 0.3 localization F1 + 0.7 damage F1, and its parts.
 
     F1 is 2 TP / (2 TP + FP + FN), and 0 without a true positive. A class that is not in the target therefore pulls
-    the harmonic mean to almost 0: score whole sets, not single tiles.
+    the harmonic mean to almost 0: score whole sets, not single tiles. The 1e-6 that keeps the mean finite also lifts
+    it: a perfect score is 1.0000007, not 1.
 
     Example:
         >>> import numpy as np
@@ -280,8 +302,9 @@ class XView2Metric:
     """The xView2 score over any number of batches: counts are summed over the whole set, then scored once.
 
     Args:
-        ignore_index: pixels whose target has this value are left out, of localization too. The official targets have no
-            such pixels: their un-classified buildings are no-damage (``un_classified="no-damage"`` in ``rp.xbd``).
+        ignore_index: pixels whose target has this value are left out. What localization leaves out is up to the target
+            that it is scored against: `localization_target` where that is given. The official targets have no such
+            pixels: their un-classified buildings are no-damage (``un_classified="no-damage"`` in ``rp.xbd``).
 
     Example:
         >>> import numpy as np
@@ -296,8 +319,8 @@ class XView2Metric:
     """
 
     def __init__(self, ignore_index: int = 255) -> None:
-        self.ignore_index = ignore_index
         self._both = ConfusionMatrix(5, ignore_index)
+        self.ignore_index = self._both.ignore_index
         self.reset()
 
     def update(
@@ -318,16 +341,17 @@ class XView2Metric:
             localization_target: what localization is scored against, labels (N, *spatial), a building where above 0;
                 the challenge takes the pre mask. Without it, building is class 1 or more of `target`.
 
-        With one of the latter two, CUDA tensors are moved to the CPU.
+        With one of the latter two, CUDA tensors are moved to the CPU. Without them, streams and CUDA graphs are as in
+        :meth:`ConfusionMatrix.update`.
 
         Raises:
-            ValueError, TypeError: as :meth:`ConfusionMatrix.update`.
+            ValueError, TypeError, RuntimeError: as :meth:`ConfusionMatrix.update`.
         """
         if localization is None and localization_target is None:
             self._both.update(input, target)
             return
-        damage, target = labels("input", input), labels("target", target)
-        building = (damage if localization is None else labels("localization", localization)) > 0
+        damage, target = predictions("input", input, 5), labels("target", target)
+        building = (damage if localization is None else predictions("localization", localization, 2)) > 0
         truth = target if localization_target is None else labels("localization_target", localization_target)
         for name, array in (("localization", building), ("target", target), ("localization_target", truth)):
             if array.shape != damage.shape:
@@ -339,11 +363,15 @@ class XView2Metric:
 
     def compute(self) -> XView2Score:
         """The score of all that was counted."""
+        return XView2Score._from_counts(*self._counts())
+
+    def _counts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """All (2, 2) counts of building and (5, 5) of damage."""
         both = self._both._counts()
-        return XView2Score._from_counts(self._localization + _buildings(both), self._damage + both)
+        return self._localization + _buildings(both), self._damage + both
 
     def reset(self) -> None:
-        """Forget all counts."""
+        """Forget all counts; on CUDA in the order that :meth:`ConfusionMatrix.reset` has."""
         # Of batches where both parts of the score come from one map, and of the others.
         self._both.reset()
         self._localization = np.zeros((2, 2), dtype=np.int64)
@@ -351,11 +379,41 @@ class XView2Metric:
 
     def merge(self, other: XView2Metric) -> None:
         """Add the counts of another metric with the same ignore_index, for example another worker's."""
+        if not isinstance(other, XView2Metric):
+            raise TypeError(f"other: got {type(other).__name__}, expected an XView2Metric")
         if other.ignore_index != self.ignore_index:
             raise ValueError(f"other: got ignore_index {other.ignore_index}, expected {self.ignore_index}")
-        self._both.merge(other._both)
-        self._localization += other._localization
-        self._damage += other._damage
+        localization, damage = other._counts()
+        self._localization += localization
+        self._damage += damage
+
+    def __add__(self, other: object) -> XView2Metric:
+        if not isinstance(other, XView2Metric):
+            return NotImplemented
+        total = XView2Metric(self.ignore_index)
+        total.merge(self)
+        total.merge(other)
+        return total
+
+    def __repr__(self) -> str:
+        return f"XView2Metric(ignore_index={self.ignore_index})"
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counts as plain numbers and lists, fit for JSON and ``torch.load(weights_only=True)``."""
+        localization, damage = self._counts()
+        return {"ignore_index": self.ignore_index, "localization": localization.tolist(), "damage": damage.tolist()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Replace the counts by those of :meth:`state_dict` of a metric with the same ignore_index.
+
+        Raises:
+            ValueError, TypeError: as :meth:`ConfusionMatrix.load_state_dict`.
+        """
+        _check_state(state, self, ("ignore_index",), ("localization", "damage"))
+        localization = _saved_counts(state, "localization", self._localization.shape)
+        damage = _saved_counts(state, "damage", self._damage.shape)
+        self.reset()
+        self._localization, self._damage = localization, damage
 
 
 def xview2_score(
@@ -377,6 +435,42 @@ def xview2_score(
     metric = XView2Metric(ignore_index)
     metric.update(input, target, localization, localization_target)
     return metric.compute()
+
+
+def _integer(name: str, value: Any) -> int:
+    """An argument of any integer type that fits into 64 bits."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: got {value!r}, expected an integer") from None
+    bounds = np.iinfo(np.int64)
+    if not bounds.min <= number <= bounds.max:
+        raise ValueError(f"{name}: got {number}, expected an integer of 64 bits")
+    return number
+
+
+def _check_state(state: Any, metric: object, settings: Sequence[str], counts: Sequence[str]) -> None:
+    """That it is the state of a metric with the same settings, and has counts."""
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state: got {type(state).__name__}, expected the dict of state_dict()")
+    if missing := [name for name in (*settings, *counts) if name not in state]:
+        raise ValueError(f"state: got keys {sorted(map(str, state))}, expected {' and '.join(missing)} too")
+    for name in settings:
+        if state[name] != getattr(metric, name):
+            raise ValueError(f"state: got {name} {state[name]}, expected {getattr(metric, name)}")
+
+
+def _saved_counts(state: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """The counts of that name, checked."""
+    try:
+        counts = np.array(state[name])
+    except ValueError as error:
+        raise ValueError(f"state: got a {name} whose rows differ in length, expected shape {shape}") from error
+    if counts.shape != shape:
+        raise ValueError(f"state: got a {name} of shape {counts.shape}, expected {shape}")
+    if counts.dtype.kind not in "iu" or counts.min() < 0 or counts.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"state: got the {name} {counts.tolist()}, expected whole numbers of at least 0")
+    return counts.astype(np.int64)
 
 
 def _f1(matrix: NDArray[np.int64]) -> NDArray[np.float64]:

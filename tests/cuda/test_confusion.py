@@ -144,6 +144,35 @@ def test_a_wrong_label_is_named_when_debugging(cuda: str, monkeypatch: pytest.Mo
     assert matrix.matrix.sum() == (target != 255).sum()
 
 
+def test_the_counts_are_not_made_while_a_graph_is_captured(cuda: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replay would clear them."""
+    logits, target = (tensor.to(cuda) for tensor in random_batch((2, 5, 9, 11)))
+    matrix = rp.metrics.ConfusionMatrix(5)
+    with monkeypatch.context() as capturing:
+        capturing.setattr(torch.cuda, "is_initialized", lambda: True)
+        capturing.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        with pytest.raises(RuntimeError, match=r"call update\(\) once before capturing a CUDA graph"):
+            matrix.update(logits, target)
+    matrix.update(logits, target)
+    with monkeypatch.context() as capturing:
+        capturing.setattr(torch.cuda, "is_initialized", lambda: True)
+        capturing.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        matrix.update(logits, target)
+    np.testing.assert_array_equal(matrix.matrix, 2 * brute_force(logits.cpu().argmax(1), target.cpu(), 5, 255))
+
+
+def test_reading_the_counts_waits_for_all_streams(cuda: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, target = (tensor.to(cuda) for tensor in random_batch((2, 5, 9, 11)))
+    matrix = rp.metrics.ConfusionMatrix(5)
+    matrix.update(logits, target)
+    waited_for = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", waited_for.append)
+    for read in (lambda: matrix.matrix, matrix.dice, matrix.state_dict):
+        read()
+    assert waited_for == 3 * [logits.device]
+
+
 def test_other_tensors(cuda: str) -> None:
     """With a gradient, of bool, expanded, or made in inference mode."""
     matrix = rp.metrics.ConfusionMatrix(2)

@@ -254,6 +254,55 @@ def test_labels_of_64_bits_are_not_cut_off(label):
         rp.metrics.ConfusionMatrix(5).update(np.zeros((1, 5)), np.array([label]))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"num_classes": 5.0}, TypeError, "num_classes: got 5.0, expected an integer"),
+        ({"num_classes": "5"}, TypeError, "num_classes: got '5', expected an integer"),
+        ({"ignore_index": None}, TypeError, "ignore_index: got None, expected an integer"),
+        ({"ignore_index": 255.0}, TypeError, "ignore_index: got 255.0, expected an integer"),
+        ({"ignore_index": 2**63}, ValueError, "ignore_index: got 9223372036854775808, expected an integer of 64 bits"),
+    ],
+)
+def test_arguments_are_checked_when_it_is_made(arguments, error, message):
+    with pytest.raises(error, match=message):
+        rp.metrics.ConfusionMatrix(**{"num_classes": 5} | arguments)
+    matrix = rp.metrics.ConfusionMatrix(np.int64(5), np.uint8(255))
+    assert repr(matrix) == "ConfusionMatrix(num_classes=5, ignore_index=255)"
+
+
+@pytest.mark.parametrize("other", [3, rp.metrics.XView2Metric()])
+def test_another_type_is_not_merged(other):
+    with pytest.raises(TypeError, match=f"other: got {type(other).__name__}, expected a ConfusionMatrix"):
+        some_matrix().merge(other)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"matrix": [[1, 2], [3]]}, r"state: got a matrix whose rows differ in length, expected shape \(2, 2\)"),
+        ({"matrix": [[1, 2], [3, 4.5]]}, r"state: got the matrix .*4.5.*, expected whole numbers of at least 0"),
+        ({"matrix": [[1, 2], [3, -4]]}, r"state: got the matrix .*-4.*, expected whole numbers of at least 0"),
+        ({"matrix": [[1, 2], [3, 2**63]]}, r"state: got the matrix .*, expected whole numbers of at least 0"),
+        ({"ignore_index": 0}, "state: got ignore_index 0, expected 255"),
+    ],
+)
+def test_a_state_that_holds_no_counts_is_refused(change, message):
+    matrix = rp.metrics.ConfusionMatrix(2)
+    matrix.update(np.array([[0, 1]]), np.array([[1, 1]]))
+    before = matrix.state_dict()
+    with pytest.raises(ValueError, match=message):
+        matrix.load_state_dict(before | change)
+    assert matrix.state_dict() == before
+
+
+def test_a_state_that_lacks_a_key_or_is_none_is_refused():
+    with pytest.raises(ValueError, match=r"state: got keys \['num_classes'\], expected ignore_index and matrix too"):
+        some_matrix().load_state_dict({"num_classes": 5})
+    with pytest.raises(TypeError, match=r"state: got list, expected the dict of state_dict\(\)"):
+        some_matrix().load_state_dict([])
+
+
 def test_bad_arguments_of_the_class():
     with pytest.raises(ValueError, match="num_classes: got 1, expected at least 2"):
         rp.metrics.ConfusionMatrix(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -79,6 +80,109 @@ def test_counts_are_summed_before_they_are_scored():
     assert parts[0].compute() == whole
     parts[0].reset()
     assert parts[0].compute().score == pytest.approx(0.7 * 1e-6)
+
+
+def counted(seed):
+    """A metric with batches of one map and of two."""
+    metric = rp.metrics.XView2Metric()
+    metric.update(maps(seed), maps(seed + 1))
+    metric.update(maps(seed + 2), maps(seed + 3), localization=maps(seed + 4), localization_target=maps(seed + 5))
+    return metric
+
+
+def test_add_merge_and_repr():
+    first, second = counted(0), counted(10)
+    total = first + second
+    before = first.compute()
+    first.merge(second)
+    assert total.compute() == first.compute() != before
+    assert repr(total) == "XView2Metric(ignore_index=255)"
+    with pytest.raises(TypeError):
+        first + 1
+    for other in (3, rp.metrics.ConfusionMatrix(5)):
+        with pytest.raises(TypeError, match=f"other: got {type(other).__name__}, expected an XView2Metric"):
+            first.merge(other)
+
+
+def test_state_survives_json_and_a_checkpoint(tmp_path):
+    torch = pytest.importorskip("torch")
+    metric = counted(0)
+    torch.save(metric.state_dict(), tmp_path / "state.pt")
+    for state in (json.loads(json.dumps(metric.state_dict())), torch.load(tmp_path / "state.pt", weights_only=True)):
+        other = counted(20)  # whose counts are replaced
+        other.load_state_dict(state)
+        assert other.compute() == metric.compute()
+        assert other.state_dict() == metric.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ignore_index": 0}, "state: got ignore_index 0, expected 255"),
+        ({"damage": [[0]]}, r"state: got a damage of shape \(1, 1\), expected \(5, 5\)"),
+        (
+            {"localization": [[1, 2], [-1, 0]]},
+            "state: got the localization .*-1.*, expected whole numbers of at least 0",
+        ),
+    ],
+)
+def test_a_state_that_holds_no_counts_is_refused(change, message):
+    metric = counted(0)
+    before = metric.state_dict()
+    with pytest.raises(ValueError, match=message):
+        metric.load_state_dict(before | change)
+    assert metric.state_dict() == before
+    with pytest.raises(ValueError, match=r"state: got keys \['ignore_index'\], expected localization and damage too"):
+        metric.load_state_dict({"ignore_index": 255})
+
+
+def test_a_perfect_score_is_a_little_above_1():
+    labels = np.array([[0, 1, 2, 3, 4]])
+    assert rp.metrics.xview2_score(labels, labels).score == pytest.approx(1.0000007, abs=1e-12)
+
+
+def test_each_part_ignores_by_its_own_target():
+    target, building_target = np.array([[255, 1, 1]]), np.array([[1, 255, 1]])
+    metric = rp.metrics.XView2Metric()
+    metric.update(np.array([[1, 1, 1]]), target, localization_target=building_target)
+    state = metric.state_dict()
+    assert (np.sum(state["localization"]), np.sum(state["damage"])) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (
+            {"input": np.zeros((1, 4, 6))},
+            ValueError,
+            r"input: got float64 of shape \(1, 4, 6\), .* logits \(N, 5, \*spatial",
+        ),
+        (
+            {"input": np.zeros((1, 6, 6))},
+            ValueError,
+            r"input: got float64 of shape \(1, 6, 6\), .* logits \(N, 5, \*spatial",
+        ),
+        (
+            {"localization": np.zeros((1, 5, 6))},
+            ValueError,
+            r"localization: got float64 of shape .* logits \(N, 2, \*spatial",
+        ),
+        (
+            {"localization": np.zeros((1, 6))},
+            ValueError,
+            r"localization: got float64 of shape \(1, 6\), expected logits",
+        ),
+        ({"localization": np.zeros(6)}, ValueError, r"localization: got float64 of shape \(6,\), expected logits"),
+        ({"target": np.zeros((1, 6))}, TypeError, r"target: got float64, expected labels in bool, uint8, int16, int32"),
+        ({"localization_target": np.zeros((1, 6))}, TypeError, r"localization_target: got float64, expected labels"),
+    ],
+)
+def test_logits_have_their_classes_and_targets_are_labels(change, error, message):
+    labels = np.zeros((1, 6), dtype=np.uint8)
+    metric = rp.metrics.XView2Metric()
+    with pytest.raises(error, match=message):
+        metric.update(**{"input": labels, "target": labels, "localization": labels} | change)
+    assert np.sum(metric.state_dict()["damage"]) == 0
 
 
 def test_by_hand():
