@@ -47,6 +47,7 @@ def test_doctor_reports_every_part_and_fails_where_cuda_cannot_be_used():
     for part in ("rarepixel", "torch", "CUDA driver", "devices", "NVRTC", "kernel cache", "self-test"):
         assert part in done.stdout
     assert done.returncode == int("NO " in done.stdout)
+    assert "`rarepixel doctor`" not in done.stdout
     assert done.stderr == ""
 
 

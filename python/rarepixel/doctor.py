@@ -14,6 +14,10 @@ from . import _core
 __all__ = ["Finding", "report"]
 
 
+# How the errors of the CUDA side end, which here says nothing.
+_POINTER_TO_HERE = "; `rarepixel doctor` shows what was found where"
+
+
 class Finding(NamedTuple):
     """One line of the report."""
 
@@ -26,7 +30,7 @@ def _found(name: str, look: Callable[[], str]) -> Finding:
     try:
         return Finding(name, True, look())
     except Exception as error:  # a report has no other way to go on
-        return Finding(name, False, f"{type(error).__name__}: {error}")
+        return Finding(name, False, f"{type(error).__name__}: {error}".removesuffix(_POINTER_TO_HERE))
 
 
 def _versions() -> str:
