@@ -70,6 +70,23 @@ def test_wrong_roots(copy: Path, tmp_path: Path) -> None:
         rp.xbd.index(copy, "train")
 
 
+def test_a_root_without_complete_tiles(copy: Path) -> None:
+    with pytest.raises(ValueError, match=r"splits: got \[\], expected at least one name, or None for all"):
+        rp.xbd.pixel_counts(copy, [])
+    images = [tile.pre.image for tile in rp.xbd.index(copy).tiles]
+    for image in images:
+        image.unlink()
+    with (
+        pytest.warns(UserWarning, match="8 problems"),
+        pytest.raises(ValueError, match=rf"no complete tile was found \(8 problems, the first: {images[0]}: missing"),
+    ):
+        rp.xbd.pixel_counts(copy)
+    shutil.rmtree(copy / "train")
+    (copy / "train/images").mkdir(parents=True)
+    with pytest.raises(ValueError, match=rf"{copy}: no complete tile was found$"):
+        rp.xbd.XBDDataset(copy, disasters=["joplin-tornado"])
+
+
 def test_disasters(root: Path) -> None:
     names = {tile.disaster for tile in rp.xbd.index(root).tiles}
     assert len(names) == 3

@@ -76,6 +76,39 @@ def test_check_of_a_pack(source: Path, tmp_path: Path) -> None:
     assert problem.message.startswith("rows from 64 of pre are damaged (checksum)")
 
 
+def test_a_root_without_complete_tiles_is_told(tmp_path: Path) -> None:
+    """Such as a folder of JPEGs: nothing to check is not the same as nothing wrong."""
+    (tmp_path / "train/images").mkdir(parents=True)
+    for command in ("check", "masks"):
+        ended = xbd(command, tmp_path)
+        assert ended.returncode == 1
+        assert ended.stderr.strip() == f"rarepixel xbd {command}: {tmp_path}: no complete tile was found"
+    for command in (["stats", tmp_path], ["show", tmp_path, "joplin-tornado_1"], ["pack", tmp_path, tmp_path / "out"]):
+        ended = xbd(*command)
+        assert ended.returncode == 2
+        assert ended.stderr.strip() == f"rarepixel xbd {command[0]}: {tmp_path}: no complete tile was found"
+
+
+def test_incomplete_tiles_are_told_before_they_are_left_out(source: Path, tmp_path: Path) -> None:
+    tiles = rp.xbd.index(source).tiles
+    tiles[0].post.image.unlink()
+    tiles[1].pre.image.unlink()
+    first = f"2 problems, the first: {tiles[0].post.image}: missing"
+    with pytest.warns(UserWarning, match=first) as caught:
+        assert rp.xbd.write_targets(source) == (0, 12)
+    assert caught[0].filename == __file__
+    with pytest.warns(UserWarning, match=first) as caught:
+        assert rp.xbd.pack(source, tmp_path / "out") == (6, 0)
+    assert caught[0].filename == __file__
+    for command, result in [
+        (["masks", source], "0 targets written, 12 were there"),
+        (["pack", source, tmp_path / "out"], "0 tiles written, 6 were there"),
+    ]:
+        ended = xbd(*command)
+        assert ended.stdout.splitlines() == [f"{first} (all: rarepixel xbd check {source})", result]
+        assert (ended.returncode, ended.stderr.strip()) == (0, "")
+
+
 @pytest.mark.parametrize("un_classified", ["ignore", "no-damage"])
 def test_masks(source: Path, un_classified: str) -> None:
     before = {path.name: rp.xbd.read_target(path) for path in source.glob("train/targets/*")}
@@ -98,6 +131,24 @@ def test_stats(source: Path, tmp_path: Path) -> None:
     assert all(text in ended.stdout for text in ("synthetic-fire", "median_frequency", "all"))
     assert f"{rp.class_weights(counts)[1]:.4g}" in ended.stdout
     assert min(Image.open(tmp_path / "mix.png").size) > 300
+
+
+def test_stats_where_every_pixel_is_ignored(source: Path) -> None:
+    for path in source.glob("train/targets/*_post_*"):
+        Image.fromarray(np.full((96, 96), 255, np.uint8)).save(path)
+    ended = xbd("stats", source)
+    assert ended.returncode == 2
+    assert ended.stderr.strip().startswith(f"rarepixel xbd stats: {source}: every pixel of the masks is ignored (255)")
+
+
+def test_show_of_a_name_in_two_splits(source: Path, tmp_path: Path) -> None:
+    shutil.copytree(source / "train", source / "hold")
+    name = rp.xbd.index(source).tiles[0].name
+    ended = xbd("show", source, name, "--output", tmp_path / "tile.png")
+    assert ended.returncode == 2
+    assert f"tile: got {name!r}, which each of the splits hold, train has: choose one with --split" in ended.stderr
+    assert xbd("show", source, name, "--split", "train", "--output", tmp_path / "tile.png").returncode == 0
+    assert (tmp_path / "tile.png").exists()
 
 
 def test_show(source: Path, tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ layout::
 from __future__ import annotations
 
 import importlib
-import operator
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -33,6 +32,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rarepixel import _core
+
+from ._arguments import integer
 
 if TYPE_CHECKING:
     from .augment import Augment
@@ -162,7 +163,7 @@ def index(root: StrPath, splits: Sequence[str] | None = None) -> Index:
 
     Raises:
         OSError: ``root`` cannot be read.
-        ValueError: a split is not there, or there is none at all.
+        ValueError: a split is not there, there is none at all, or ``splits`` is empty.
 
     >>> import tempfile
     >>> root = tempfile.mkdtemp()
@@ -198,7 +199,7 @@ def read_image(path: StrPath, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np
     >>> read_image(index(root).tiles[0].pre.image).shape
     (64, 64, 3)
     """
-    return _core.xbd_read_image(path, _integer("max_pixels", max_pixels, 0))
+    return _core.xbd_read_image(path, integer("max_pixels", max_pixels, 0))
 
 
 def read_target(path: StrPath, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
@@ -218,7 +219,7 @@ def read_target(path: StrPath, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[n
     >>> target.shape, target.dtype, target.max().item()
     ((64, 64), dtype('uint8'), 1)
     """
-    return _core.xbd_read_target(path, _integer("max_pixels", max_pixels, 0))
+    return _core.xbd_read_target(path, integer("max_pixels", max_pixels, 0))
 
 
 def read_label(path: StrPath) -> Label:
@@ -302,7 +303,7 @@ def pixel_counts(
         int64 array of 5 counts, in the order of :data:`CLASS_NAMES`.
 
     Raises:
-        OSError, ValueError: of the first file that cannot be read.
+        OSError, ValueError: of the first file that cannot be read; ValueError where no complete tile is found.
 
     >>> import tempfile
     >>> root = tempfile.mkdtemp()
@@ -354,9 +355,9 @@ def synthesize(
     """
     _core.xbd_synthesize(
         root,
-        _integer("tiles", tiles, 0),
-        _integer("seed", seed, 0),
-        _integer("size", size, 32, 4096),
+        integer("tiles", tiles, 0),
+        integer("seed", seed, 0),
+        integer("size", size, 32, 4096),
         split,
         un_classified,
         progress,
@@ -366,14 +367,24 @@ def synthesize(
 def _split_names(splits: Sequence[str] | None) -> list[str] | None:
     if isinstance(splits, str):
         raise TypeError(f"splits: got {splits!r}, expected a sequence of names such as [{splits!r}]")
-    return None if splits is None else list(splits)
+    if splits is None:
+        return None
+    names = list(splits)
+    if not names:
+        raise ValueError(f"splits: got {splits!r}, expected at least one name, or None for all")
+    return names
 
 
-def _integer(argument: str, value: int, low: int, high: int = (1 << 63) - 1) -> int:
-    value = operator.index(value)
-    if not low <= value <= high:
-        raise ValueError(f"{argument}: got {value}, expected {low} to {high}")
-    return value
+def _found(root: StrPath, splits: Sequence[str] | None, stacklevel: int = 3) -> Index:
+    """What :func:`index` finds; problems of the root are warned of, where the caller's caller is by default."""
+    found = index(root, splits)
+    if found.problems:
+        warnings.warn(
+            f"{root}: {len(found.problems)} problems, the first: {found.problems[0]} "
+            "(all: rarepixel.xbd.index(root).problems)",
+            stacklevel=stacklevel,
+        )
+    return found
 
 
 def _select(
@@ -383,19 +394,15 @@ def _select(
     exclude_disasters: Iterable[str] | None,
 ) -> list[Tile]:
     """The tiles of the disasters asked for; problems of the root are warned of."""
-    found = index(root, splits)
-    if found.problems:
-        warnings.warn(
-            f"{root}: {len(found.problems)} problems, the first: {found.problems[0]} "
-            "(all: rarepixel.xbd.index(root).problems)",
-            stacklevel=3,
-        )
-    return _of_disasters(root, found, disasters, exclude_disasters)
+    return _of_disasters(root, _found(root, splits, stacklevel=4), disasters, exclude_disasters)
 
 
 def _of_disasters(
     root: StrPath, found: Index, disasters: Iterable[str] | None, exclude_disasters: Iterable[str] | None
 ) -> list[Tile]:
+    if not found.tiles:
+        problems = f" ({len(found.problems)} problems, the first: {found.problems[0]})" if found.problems else ""
+        raise ValueError(f"{root}: no complete tile was found{problems}")
     known = {tile.disaster for tile in found.tiles}
     wanted = known if disasters is None else _names("disasters", disasters, known)
     if exclude_disasters is not None:
@@ -422,7 +429,7 @@ def _count(
     progress: Callable[[int], object] | None = None,
 ) -> npt.NDArray[np.int64]:
     masks = [(tile.post.target, tile.post.label) for tile in tiles]
-    return _core.xbd_count_pixels(masks, un_classified, _integer("max_pixels", max_pixels, 0), progress)
+    return _core.xbd_count_pixels(masks, un_classified, integer("max_pixels", max_pixels, 0), progress)
 
 
 # Where the names live that use those above; XBDDataset needs torch.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
@@ -31,12 +32,13 @@ Progress = Callable[[int], object]
 
 @application.command()
 def check(root: Root, splits: Splits = None) -> None:
-    """Read everything once and list what is wrong; exit code 1 where anything is."""
-    with _errors("check"), _progress("checking", _tiles(root, splits)) as done:
+    """Read everything once and list what is wrong; exit code 1 where anything is, or no tile is complete."""
+    with _errors("check"), _progress("checking", len(xbd.index(root, splits).tiles)) as done:
         tiles, problems = xbd.check(root, splits, progress=done)
     for problem in problems:
         typer.echo(str(problem))
     typer.echo(f"{tiles} complete tiles, {len(problems)} problems")
+    _expect_tiles("check", root, tiles)
     raise typer.Exit(1 if problems else 0)
 
 
@@ -58,7 +60,9 @@ def stats(
             for name in sorted({tile.disaster for tile in tiles}):
                 chosen = [tile for tile in tiles if tile.disaster == name]
                 counts[name] = xbd._count(chosen, un_classified, xbd.MAX_PIXELS, done)
-    total = np.sum(list(counts.values()), axis=0)
+        total = np.sum(list(counts.values()), axis=0)
+        if not total.any():
+            raise ValueError(f"{root}: every pixel of the masks is ignored (255), expected some of at least one class")
     classes = [Column(name, justify="right", overflow="fold") for name in xbd.CLASS_NAMES]
     table = Table(Column("disaster", no_wrap=True), *classes, title="pixels of each class in %")
     for name, row in [*counts.items(), ("all", total)]:
@@ -82,8 +86,11 @@ def stats(
 @application.command()
 def masks(root: Root, splits: Splits = None, un_classified: UnClassifiedOption = "ignore") -> None:
     """Write the targets that tiles lack, drawn from their labels."""
-    with _errors("masks"), _progress("drawing", _tiles(root, splits)) as done:
-        written, kept = xbd.write_targets(root, splits, un_classified, progress=done)
+    with _errors("masks"):
+        found = xbd.index(root, splits)
+        _expect_tiles("masks", root, len(found.tiles))
+        with _left_out(root, found), _progress("drawing", len(found.tiles)) as done:
+            written, kept = xbd.write_targets(root, splits, un_classified, progress=done)
     typer.echo(f"{written} targets written, {kept} were there")
 
 
@@ -101,8 +108,9 @@ def pack(
 ) -> None:
     """Write decoded tiles, from which crops are read without decoding; run it again to go on or after changes."""
     with _errors("pack"):
-        tiles = xbd._of_disasters(root, xbd.index(root, splits), disasters, exclude_disasters)
-        with _progress("packing", len(tiles)) as done:
+        found = xbd.index(root, splits)
+        tiles = xbd._of_disasters(root, found, disasters, exclude_disasters)
+        with _left_out(root, found), _progress("packing", len(tiles)) as done:
             written, kept = xbd.pack(
                 root, output, splits, disasters=disasters, exclude_disasters=exclude_disasters, progress=done
             )
@@ -116,18 +124,22 @@ def show(
     output: Annotated[
         Path | None, typer.Option(help="File to write, such as tile.png.", show_default="TILE.png")
     ] = None,
+    splits: Splits = None,
     un_classified: UnClassifiedOption = "ignore",
 ) -> None:
     """Draw a tile's pre and post image and its mask."""
     from rarepixel.plot import damage_panel
 
     with _errors("show"):
-        found = xbd.index(root).tiles
+        found = xbd._of_disasters(root, xbd.index(root, splits), None, None)
         chosen = [candidate for candidate in found if candidate.name == tile]
         if not chosen:
             raise ValueError(f"tile: got {tile!r}, expected one of {len(found)} tiles such as {found[0].name!r}")
+        if len(chosen) > 1:
+            names = ", ".join(candidate.split for candidate in chosen)
+            raise ValueError(f"tile: got {tile!r}, which each of the splits {names} has: choose one with --split")
         path = Path(f"{tile}.png") if output is None else output
-        feed = make_feed(chosen[:1], None, False, None, un_classified, xbd.MAX_PIXELS, 0)
+        feed = make_feed(chosen, None, False, None, un_classified, xbd.MAX_PIXELS, 0)
         damage_panel(*feed.read_sample(0, 0), titles=[tile]).savefig(path, dpi=150)
     typer.echo(f"wrote {path}")
 
@@ -182,8 +194,22 @@ def _draw_mix(counts: dict[str, np.typing.NDArray[np.int64]], path: Path) -> Non
     figure.savefig(path, dpi=150)
 
 
-def _tiles(root: Path, splits: list[str] | None) -> int:
-    return len(xbd.index(root, splits).tiles)
+def _expect_tiles(command: str, root: Path, tiles: int) -> None:
+    """Ends with exit code 1 where there is none: a wrong folder must not pass for a sound one."""
+    if tiles == 0:
+        typer.echo(f"rarepixel xbd {command}: {root}: no complete tile was found", err=True)
+        raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _left_out(root: Path, found: xbd.Index) -> Iterator[None]:
+    """Tells in one line of the problems, for which incomplete tiles are left out, in place of Python's warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+    if found.problems:
+        first = f"the first: {found.problems[0]} (all: rarepixel xbd check {root})"
+        typer.echo(f"{len(found.problems)} problems, {first}")
 
 
 @contextlib.contextmanager

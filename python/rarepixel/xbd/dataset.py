@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
-from . import MAX_PIXELS, StrPath, Tile, UnClassified, _count, _integer, _select
+from . import MAX_PIXELS, StrPath, Tile, UnClassified, _count, _select
+from ._arguments import integer
 from ._feed import MeanStd, make_feed
 from .augment import Augment
 
@@ -81,12 +82,12 @@ class XBDDataset(Dataset[Sample]):
         exclude_disasters: Iterable[str] | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        self.crop = None if crop is None else _integer("crop", crop, 1)
+        self.crop = None if crop is None else integer("crop", crop, 1)
         self.augment = augment
         self.normalize = normalize
         self.un_classified = un_classified
-        self.seed = _integer("seed", seed, 0)
-        self.max_pixels = _integer("max_pixels", max_pixels, 0)
+        self.seed = integer("seed", seed, 0)
+        self.max_pixels = integer("max_pixels", max_pixels, 0)
         self.tiles = _select(root, splits, disasters, exclude_disasters)
         self._epoch = torch.zeros((), dtype=torch.int64)
         self._set_up()
@@ -113,7 +114,7 @@ class XBDDataset(Dataset[Sample]):
 
     def set_epoch(self, epoch: int) -> None:
         """Draws other crops and turns from now on, in worker processes too; ``epoch`` is at least 0."""
-        self._epoch.fill_(_integer("epoch", epoch, 0))
+        self._epoch.fill_(integer("epoch", epoch, 0))
 
     def pixel_counts(self) -> npt.NDArray[np.int64]:
         """Counts the pixels of each class over these tiles' masks, uncropped: :func:`rarepixel.xbd.pixel_counts`."""

@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from rarepixel import _core
 
-from . import MAX_PIXELS, StrPath, Tile, UnClassified, _integer, _select
+from . import MAX_PIXELS, StrPath, Tile, UnClassified, _select
+from ._arguments import integer
 from ._feed import MeanStd, Sampler, make_feed, survey_file
 from .augment import Augment
 
@@ -161,19 +162,19 @@ class XBDLoader:
         if (rank is None) != (world_size is None):
             raise ValueError(f"rank: got {rank} of world_size {world_size}, expected both or none")
         if rank is not None and world_size is not None:
-            _integer("rank", rank, 0, _integer("world_size", world_size, 1) - 1)
+            integer("rank", rank, 0, integer("world_size", world_size, 1) - 1)
         if len(class_weights) != 5:
             raise ValueError(f"class_weights: got {class_weights!r}, expected 5 numbers")
-        self.batch_size = _integer("batch_size", batch_size, 1)
-        self.crop = None if crop is None else _integer("crop", crop, 1)
+        self.batch_size = integer("batch_size", batch_size, 1)
+        self.crop = None if crop is None else integer("crop", crop, 1)
         self.shuffle = shuffle
         self.drop_last = drop_last
-        self.seed = _integer("seed", seed, 0)
-        self.num_threads = None if num_threads is None else _integer("num_threads", num_threads, 1, 1024)
-        self.prefetch = _integer("prefetch", prefetch, 1)
+        self.seed = integer("seed", seed, 0)
+        self.num_threads = None if num_threads is None else integer("num_threads", num_threads, 1, 1024)
+        self.prefetch = integer("prefetch", prefetch, 1)
         self.tiles = _select(root, splits, disasters, exclude_disasters)
         samples = len(self.tiles) if samples_per_epoch is None else samples_per_epoch
-        self.samples_per_epoch = _integer("samples_per_epoch", samples, 1)
+        self.samples_per_epoch = integer("samples_per_epoch", samples, 1)
         self.skipped = Counter()
         self._feed = make_feed(
             self.tiles,
@@ -181,12 +182,12 @@ class XBDLoader:
             augment,
             normalize,
             un_classified,
-            _integer("max_pixels", max_pixels, 0),
+            integer("max_pixels", max_pixels, 0),
             self.seed,
             shuffle=shuffle,
             sampler=sampler,
             class_weights=class_weights,
-            candidates=_integer("candidates", candidates, 1),
+            candidates=integer("candidates", candidates, 1),
             survey_file=survey_file(root),
             skip_errors=on_error == "skip",
         )
@@ -254,7 +255,7 @@ class XBDLoader:
 
     def set_epoch(self, epoch: int) -> None:
         """Begins the next pass with this epoch. A batch that :meth:`load_state_dict` set within that epoch is kept."""
-        epoch = _integer("epoch", epoch, 0)
+        epoch = integer("epoch", epoch, 0)
         if self._start is None or self._start[0] != epoch:
             self._start = (epoch, 0)
 
@@ -277,7 +278,7 @@ class XBDLoader:
         for name, value in {"version": _STATE_VERSION, **self._identity()}.items():
             if state.get(name) != value:
                 raise ValueError(f"state: got {name} {state.get(name)!r}, expected {value!r}")
-        epoch, batch = _integer("epoch", state["epoch"], 0), _integer("batch", state["batch"], 0)
+        epoch, batch = integer("epoch", state["epoch"], 0), integer("batch", state["batch"], 0)
         self._start = (epoch, batch) if batch < len(self) else (epoch + 1, 0)
 
     def statistics(self) -> Statistics:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from rarepixel import _core
 
-from . import MAX_PIXELS, Problem, StrPath, UnClassified, _integer, _of_disasters, _split_names, index
+from . import MAX_PIXELS, Problem, StrPath, UnClassified, _found, _of_disasters, _split_names
+from ._arguments import integer
 
 __all__ = ["check", "pack", "write_targets"]
 
@@ -42,7 +43,7 @@ def check(
     >>> check(root)
     (2, ())
     """
-    tiles, problems = _core.xbd_check(root, _split_names(splits), _integer("max_pixels", max_pixels, 0), progress)
+    tiles, problems = _core.xbd_check(root, _split_names(splits), integer("max_pixels", max_pixels, 0), progress)
     return tiles, tuple(Problem(*problem) for problem in problems)
 
 
@@ -60,7 +61,7 @@ def write_targets(
     draws missing masks by itself: this is for other programs.
 
     Args:
-        root, splits: as for :func:`rarepixel.xbd.index`. Incomplete tiles are left out.
+        root, splits: as for :func:`rarepixel.xbd.index`. Incomplete tiles are left out, with a warning.
         un_classified: as for :func:`rarepixel.xbd.rasterize_label`.
         progress: called with 1 after each tile, on this thread; Ctrl-C works either way.
 
@@ -78,7 +79,9 @@ def write_targets(
     >>> write_targets(root)
     (4, 0)
     """
-    return _core.xbd_write_targets(root, _split_names(splits), un_classified, progress)
+    splits = _split_names(splits)
+    _found(root, splits)
+    return _core.xbd_write_targets(root, splits, un_classified, progress)
 
 
 def pack(
@@ -105,7 +108,7 @@ def pack(
     later.
 
     Args:
-        root: a folder in the official layout, see :mod:`rarepixel.xbd`. Incomplete tiles are left out.
+        root: a folder in the official layout, see :mod:`rarepixel.xbd`. Incomplete tiles are left out, with a warning.
         out: the folder to write to; made where it is not there.
         splits: names of splits; by default all.
         disasters: only tiles of these disasters, such as ``["joplin-tornado"]``.
@@ -118,8 +121,8 @@ def pack(
 
     Raises:
         OSError: a file cannot be read or written.
-        ValueError: a split or disaster that is not there; a tile is damaged; or ``out`` is in use by another process or
-            holds tiles of another root.
+        ValueError: a split or disaster that is not there; no tile is complete; a tile is damaged; or ``out`` is in use
+            by another process or holds tiles of another root.
 
     >>> import tempfile
     >>> import rarepixel as rp
@@ -132,8 +135,9 @@ def pack(
     >>> len(rp.xbd.index(out).tiles)
     8
     """
+    max_pixels, splits = integer("max_pixels", max_pixels, 0), _split_names(splits)
+    chosen = _of_disasters(root, _found(root, splits), disasters, exclude_disasters)
     names = None
     if disasters is not None or exclude_disasters is not None:
-        chosen = _of_disasters(root, index(root, splits), disasters, exclude_disasters)
         names = sorted({tile.disaster for tile in chosen})
-    return _core.xbd_pack(root, _split_names(splits), names, out, _integer("max_pixels", max_pixels, 0), progress)
+    return _core.xbd_pack(root, splits, names, out, max_pixels, progress)

@@ -1,0 +1,37 @@
+"""Arguments checked, so that an error names the one that is wrong."""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+
+
+def whole_number(argument: str, value: object) -> int:
+    try:
+        return operator.index(value)  # type: ignore[arg-type] # whether it is one is the question
+    except TypeError:
+        raise TypeError(f"{argument}: got {value!r}, expected a whole number") from None
+
+
+def integer(argument: str, value: object, low: int, high: int = (1 << 63) - 1) -> int:
+    number = whole_number(argument, value)
+    if not low <= number <= high:
+        raise ValueError(f"{argument}: got {number}, expected {low} to {high}")
+    return number
+
+
+def boolean(argument: str, value: object) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{argument}: got {value!r}, expected True or False")
+    return bool(value)
+
+
+def number(argument: str, value: object) -> float:
+    # float would read a text.
+    if not isinstance(value, str | bytes):
+        try:
+            return float(value)  # type: ignore[arg-type] # whether it is one is the question
+        except (TypeError, ValueError):
+            pass
+    raise TypeError(f"{argument}: got {value!r}, expected a number")
