@@ -76,3 +76,30 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
     ended = score(tmp_path, tmp_path)
     assert ended.returncode == 2
     assert "test_damage_00000_prediction.png" in ended.stderr
+
+
+@pytest.mark.parametrize("kind", ["damage", "localization"])
+def test_a_wrong_map_is_named(tmp_path: Path, kind: str) -> None:
+    """The file that is wrong, of many, and not the one it is compared with."""
+    folders = tmp_path / "predictions", tmp_path / "targets"
+    for folder, part in zip(folders, ("prediction", "target"), strict=True):
+        folder.mkdir()
+        for number in range(2):
+            for map_kind in ("damage", "localization"):
+                name = f"test_{map_kind}_0000{number}_{part}.png"
+                Image.fromarray(np.ones((6, 8), np.uint8)).save(folder / name)
+    wrong, target = folders[0] / f"test_{kind}_00001_prediction.png", folders[1] / "test_damage_00001_target.png"
+    ignored = np.ones((6, 8), np.uint8)
+    ignored[2, 3] = 255
+    for labels, message in [
+        (ignored, f"{wrong}: pixel (2, 3) is 255, expected a class index 0 to 4 in a prediction"),
+        (np.ones((4, 8), np.uint8), f"{wrong}: 8 x 4 pixels, expected 8 x 6 as {target} has"),
+    ]:
+        Image.fromarray(labels).save(wrong)
+        ended = score(*folders)
+        assert (ended.returncode, ended.stderr.strip()) == (2, f"rarepixel score: {message}")
+    Image.fromarray(np.ones((6, 8), np.uint8)).save(wrong)
+    assert score(*folders).returncode == 0
+    other = folders[1] / "test_localization_00000_target.png"
+    Image.fromarray(np.ones((6, 7), np.uint8)).save(other)
+    assert f"{other}: 7 x 6 pixels, expected 8 x 6 as " in score(*folders).stderr

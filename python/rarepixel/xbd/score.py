@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
+import numpy.typing as npt
+
 from rarepixel.metrics import XView2Metric, XView2Score
 
 from . import read_target
@@ -50,15 +53,34 @@ def _own_pair(predictions: Path, target: Path) -> Pair:
 
 
 def score_tiles(pairs: Sequence[Pair], progress: Callable[[int], object] | None = None) -> XView2Score:
-    """The score of all tiles together; ``progress`` is called with 1 after each."""
+    """The score of all tiles together; ``progress`` is called with 1 after each.
+
+    Raises:
+        OSError, ValueError: a file that cannot be read, is not of the size of its damage target, or is a prediction
+            with other values than 0 to 4 (255 is for targets), by name.
+    """
     metric = XView2Metric()
     for damage, target, localization, localization_target in pairs:
+        truth = read_target(target)
         metric.update(
-            read_target(damage),
-            read_target(target),
-            None if localization is None else read_target(localization),
-            None if localization_target is None else read_target(localization_target),
+            _read_map(damage, target, truth.shape, predicted=True),
+            truth,
+            None if localization is None else _read_map(localization, target, truth.shape, predicted=True),
+            None if localization_target is None else _read_map(localization_target, target, truth.shape),
         )
         if progress is not None:
             progress(1)
     return metric.compute()
+
+
+def _read_map(path: Path, target: Path, shape: tuple[int, ...], predicted: bool = False) -> npt.NDArray[np.uint8]:
+    """A map of the size of its tile's damage target."""
+    labels = read_target(path)
+    if labels.shape != shape:
+        (height, width), (target_height, target_width) = labels.shape, shape
+        expected = f"expected {target_width} x {target_height} as {target} has"
+        raise ValueError(f"{path}: {width} x {height} pixels, {expected}")
+    if predicted and labels.max(initial=0) > 4:
+        y, x = np.argwhere(labels > 4)[0]
+        raise ValueError(f"{path}: pixel ({y}, {x}) is {labels[y, x]}, expected a class index 0 to 4 in a prediction")
+    return labels
