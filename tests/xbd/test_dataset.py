@@ -59,7 +59,7 @@ def test_indices(root: Path) -> None:
     for index in (8, -9):
         with pytest.raises(IndexError, match=f"index: got {index}, expected one of 8 tiles"):
             dataset[index]
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="index: got '0', expected a whole number"):
         dataset["0"]
     assert len(list(dataset)) == 8  # iteration ends
 
@@ -256,11 +256,22 @@ def test_files_that_go_bad(broken: rp.xbd.XBDDataset) -> None:
         ({"normalize": ((0, 0, 0), (1, 0, 1))}, r"normalize: got \(\(0, 0, 0\), \(1, 0, 1\)\), expected None"),
         ({"normalize": ((0, 0), (1, 1))}, "expected None, .* of three finite numbers each, std above 0"),
         ({"normalize": 3}, "normalize: got 3, expected None"),
+        ({"normalize": ("123", "456")}, "normalize: got \\('123', '456'\\), expected None"),
+        ({"normalize": ((0, 0, 0), (1e-50, 1, 1))}, "std above 0, in float32"),
+        ({"normalize": ((0, 0, 0), (1e-40, 1, 1))}, "std above 0, in float32"),
+        ({"normalize": ((1e300, 0, 0), (1, 1, 1))}, "std above 0, in float32"),
+        ({"normalize": ((1e30, 0, 0), (1e-30, 1, 1))}, "std above 0, in float32"),
     ],
 )
 def test_wrong_arguments(root: Path, wrong: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         rp.xbd.XBDDataset(root, **wrong)
+
+
+def test_normalize_by_an_array(root: Path) -> None:
+    pair = [[0.1, 0.2, 0.3], [0.5, 0.25, 0.125]]
+    first, second = (rp.xbd.XBDDataset(root, normalize=normalize)[0] for normalize in (pair, np.array(pair)))
+    assert_equal([first], [second])
 
 
 def test_wrong_epoch(root: Path) -> None:

@@ -32,6 +32,6 @@ def number(argument: str, value: object) -> float:
     if not isinstance(value, str | bytes):
         try:
             return float(value)  # type: ignore[arg-type] # whether it is one is the question
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             pass
     raise TypeError(f"{argument}: got {value!r}, expected a number")

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+import numpy as np
+
 from rarepixel import _core
 
-from . import StrPath, Tile, UnClassified
+from . import CLASS_NAMES, StrPath, Tile, UnClassified
+from ._arguments import number
 from .augment import Augment
 
 MeanStd: TypeAlias = tuple[Sequence[float], Sequence[float]]
@@ -35,12 +38,10 @@ def make_feed(
     survey_file: Path = Path(),
     skip_errors: bool = False,
 ) -> _core.XBDFeed:
-    if not isinstance(augment, Augment):
-        augment = Augment(flip_rotate=float(augment))
     return _core.XBDFeed(
         [(tile.pre.image, tile.post.image, tile.post.target, tile.post.label) for tile in tiles],
         crop,
-        augment._chances(),
+        augmentation(augment)._chances(),
         None if normalize is None else mean_std(normalize),
         un_classified,
         max_pixels,
@@ -54,16 +55,46 @@ def make_feed(
     )
 
 
-def mean_std(normalize: Literal["imagenet"] | MeanStd) -> MeanStd:
-    expected = 'expected None, "imagenet" or (mean, std) of three finite numbers each, std above 0'
-    pair = IMAGENET if normalize == "imagenet" else normalize
+def augmentation(augment: bool | Augment) -> Augment:
+    if isinstance(augment, Augment):
+        return augment
+    if not isinstance(augment, bool | np.bool_):
+        raise TypeError(f"augment: got {augment!r}, expected True, False or an Augment")
+    return Augment(flip_rotate=float(augment))
+
+
+def weights_of_classes(class_weights: Sequence[float]) -> tuple[float, ...]:
+    expected = f"expected {len(CLASS_NAMES)} numbers"
     try:
-        mean, std = (tuple(float(value) for value in values) for values in pair)
+        weights = tuple(number("class_weights", weight) for weight in class_weights)
+    except TypeError:
+        raise TypeError(f"class_weights: got {class_weights!r}, {expected}") from None
+    if len(weights) != len(CLASS_NAMES):
+        raise ValueError(f"class_weights: got {class_weights!r}, {expected}")
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+        raise ValueError(f"class_weights: got {class_weights!r}, expected finite numbers of at least 0")
+    return weights
+
+
+def mean_std(normalize: Literal["imagenet"] | MeanStd) -> MeanStd:
+    expected = 'expected None, "imagenet" or (mean, std) of three finite numbers each, std above 0, in float32'
+    # An array would compare number by number.
+    pair = IMAGENET if isinstance(normalize, str) and normalize == "imagenet" else normalize
+    try:
+        mean, std = (tuple(number("normalize", value) for value in values) for values in pair)
     except (TypeError, ValueError):
         raise ValueError(f"normalize: got {normalize!r}, {expected}") from None
-    if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
+    if len(mean) != 3 or len(std) != 3 or not _fits_float32(mean, std):
         raise ValueError(f"normalize: got {normalize!r}, {expected}")
     return mean, std
+
+
+def _fits_float32(mean: tuple[float, ...], std: tuple[float, ...]) -> bool:
+    """Whether black and white, normalised as Rust does it, come out finite."""
+    with np.errstate(all="ignore"):
+        means, stds = np.array([mean, std], dtype=np.float32)
+        extremes = (np.array([[0], [1]], dtype=np.float32) - means) / stds
+    return bool((stds > 0).all() and np.isfinite([means, stds, *extremes]).all())
 
 
 def survey_file(root: StrPath) -> Path:

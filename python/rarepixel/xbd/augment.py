@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from ._arguments import number
+
 __all__ = ["Augment"]
 
 
@@ -31,6 +33,7 @@ class Augment:
 
     Raises:
         ValueError: a value out of its range.
+        TypeError: a value that is not a number.
 
     >>> import rarepixel as rp
     >>> rp.xbd.Augment(flip_rotate=1.0, brightness=0.2, registration=3, registration_probability=0.5).brightness
@@ -55,14 +58,14 @@ class Augment:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
+            value = number(field.name, getattr(self, field.name))
             if field.name in ("shift", "registration"):
                 fits, expected = value in range(4097), "a whole number from 0 to 4096"
             else:
                 high = {"scale": 0.9, "hue": 0.5}.get(field.name, 1.0)
                 fits, expected = 0 <= value <= high, f"0 to {high}"
             if not fits:
-                raise ValueError(f"{field.name}: got {value}, expected {expected}")
+                raise ValueError(f"{field.name}: got {getattr(self, field.name)}, expected {expected}")
 
     def _chances(self) -> dict[str, float | tuple[float, float]]:
         """What the extension takes: (range, probability) by name."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -12,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from . import MAX_PIXELS, StrPath, Tile, UnClassified, _count, _select
-from ._arguments import integer
+from ._arguments import integer, whole_number
 from ._feed import MeanStd, make_feed
 from .augment import Augment
 
@@ -96,7 +95,7 @@ class XBDDataset(Dataset[Sample]):
         return len(self.tiles)
 
     def __getitem__(self, index: int) -> Sample:
-        index = operator.index(index)
+        index = whole_number("index", index)
         if not -len(self.tiles) <= index < len(self.tiles):
             raise IndexError(f"index: got {index}, expected one of {len(self.tiles)} tiles")
         index %= len(self.tiles)
