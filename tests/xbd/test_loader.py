@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy as copying
 import gc
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -12,7 +14,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ import pytest
 import torch
 
 import rarepixel as rp
+from rarepixel.xbd._batch_memory import BatchMemory
 from rarepixel.xbd.loader import XBDLoader
 
 Batches = list[tuple[torch.Tensor, ...]]
@@ -193,6 +196,72 @@ def test_a_state_of_another_loader_is_refused(root: Path) -> None:
         make(root).load_state_dict({**state, "batch": -1})
 
 
+def test_a_state_of_other_tiles_or_draws_is_refused(root: Path) -> None:
+    """As many tiles, and all else alike, is not the same order."""
+    fire, wind = (make(root, disasters=[f"synthetic-{kind}"], samples_per_epoch=6) for kind in ("fire", "wind"))
+    wind.tiles = wind.tiles[: len(fire.tiles)]
+    fire.tiles = fire.tiles[: len(wind.tiles)]
+    with pytest.raises(ValueError, match=r"state: got tiles_sha256 '\w{64}', expected '\w{64}'"):
+        wind.load_state_dict(fire.state_dict())
+    rare = [make(root, sampler="rare", class_weights=weights) for weights in [(0, 1, 0, 0, 0), (0, 0, 0, 0, 1)]]
+    with pytest.raises(ValueError, match=r"state: got class_weights '\[0.0, 1.0, .*, expected '\[0.0, 0.0, "):
+        rare[1].load_state_dict(rare[0].state_dict())
+    best = [make(root, sampler="best_of_k", candidates=candidates) for candidates in (3, 4)]
+    with pytest.raises(ValueError, match="state: got candidates 3, expected 4"):
+        best[1].load_state_dict(best[0].state_dict())
+    # What a sampler does not use is not held against it.
+    make(root, candidates=7, class_weights=(1, 0, 0, 0, 0)).load_state_dict(make(root).state_dict())
+
+
+def test_a_state_that_is_none_is_refused(root: Path) -> None:
+    loader = make(root)
+    with pytest.raises(TypeError, match="state: got None, expected a dictionary as state_dict gives"):
+        loader.load_state_dict(None)
+    state = loader.state_dict()
+    for missing in set(state) - {"version"}:
+        with pytest.raises(ValueError, match=f"state: got no {missing}, expected a dictionary as state_dict gives"):
+            loader.load_state_dict({name: value for name, value in state.items() if name != missing})
+    with pytest.raises(ValueError, match="state: got version 3, expected 1 or 2"):
+        loader.load_state_dict({**state, "version": 3})
+
+
+def test_a_state_of_version_1_is_read(root: Path) -> None:
+    state = {"version": 1, "epoch": 4, "batch": 1, "tiles": 8, "samples_per_epoch": 8, "batch_size": 3, "crop": 40}
+    state |= {"sampler": "rare", "shuffle": True, "drop_last": False, "seed": 0, "world_size": 1}
+    loader, expected = make(root, sampler="rare"), make(root, sampler="rare")
+    loader.load_state_dict(state)
+    expected.set_epoch(4)
+    assert_equal(loader, list(expected)[1:])
+    with pytest.raises(ValueError, match="state: got seed 1, expected 0"):
+        loader.load_state_dict({**state, "seed": 1})
+
+
+@pytest.mark.parametrize("duplicate", [copying.deepcopy, lambda loader: pickle.loads(pickle.dumps(loader))])
+def test_a_copy_goes_on_at_the_same_place(root: Path, duplicate: Callable[[XBDLoader], XBDLoader]) -> None:
+    options = {"sampler": "best_of_k", "disasters": ["synthetic-fire"], "samples_per_epoch": 8}
+    loader = make(root, augment=AUGMENT, normalize="imagenet", seed=3, **options)
+    assert_equal(duplicate(loader), list(loader))
+    batches = iter(loader)
+    next(batches)
+    other = duplicate(loader)
+    assert other.state_dict() == loader.state_dict()
+    assert other.statistics().samples == 0
+    assert_equal(other, batches)
+    assert_equal(other, loader)
+
+
+def test_a_copy_may_have_another_world_size_at_the_begin_of_an_epoch(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one that is made before the processes know of each other."""
+    loader = make(root)
+    loader.set_epoch(2)
+    content = pickle.dumps(loader)
+    monkeypatch.setattr("rarepixel.xbd.loader._distributed", lambda: (1, 2))
+    other = pickle.loads(content)
+    assert (other.epoch, other.state_dict()["world_size"]) == (2, 2)
+
+
 def test_a_batch_is_not_written_over_while_it_is_held(root: Path) -> None:
     loader = make(root, samples_per_epoch=30)
     held = [(batch, tuple(part.clone() for part in batch)) for batch in loader]
@@ -336,6 +405,24 @@ def test_skip_gives_up_where_nothing_can_be_read(root: Path, tmp_path: Path) -> 
         list(make(copy, on_error="skip"))
 
 
+@pytest.mark.parametrize("damage", ["unreadable", "odd"])
+def test_skip_of_whole_tiles_goes_by_the_size_that_most_have(root: Path, tmp_path: Path, damage: str) -> None:
+    """Whatever the first tile is like."""
+    copy = shutil.copytree(root, tmp_path / "copy")
+    loader = make(copy, crop=None, on_error="skip")
+    first = loader.tiles[0].pre.image
+    if damage == "unreadable":
+        first.write_bytes(first.read_bytes()[:20])
+    else:
+        rp.xbd.synthesize(tmp_path / "odd", tiles=8, seed=3, size=64)
+        shutil.copy(tmp_path / "odd/train/images" / first.name, first)
+    with pytest.warns(UserWarning, match=rf"skipped in epoch 0: .*{loader.tiles[0].name}"):
+        batches = list(loader)
+    assert [batch[0].shape for batch in batches] == [(3, 3, 96, 96), (3, 3, 96, 96), (2, 3, 96, 96)]
+    # Itself, and perhaps once more in place of another.
+    assert {key.split(": ")[0] for key in loader.skipped} <= {str(first), str(loader.tiles[0].post.image)}
+
+
 def test_whole_tiles_must_be_of_one_size(root: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(root, tmp_path / "copy")
     assert next(iter(make(copy, crop=None)))[0].shape == (3, 3, 96, 96)
@@ -359,6 +446,32 @@ def test_whole_tiles_may_have_another_size_in_the_next_pass(root: Path, tmp_path
 def test_a_crop_larger_than_a_tile(root: Path) -> None:
     with pytest.raises(ValueError, match=r"crop: got 97, expected 1 to 96, the shorter side of .*png"):
         list(make(root, crop=97))
+    # Before memory is made, which there is not.
+    for crop in (10**8, 1 << 62):
+        with pytest.raises(ValueError, match=rf"crop: got {crop}, expected 1 to 96, the shorter side of .*png"):
+            list(make(root, crop=crop))
+
+
+def test_a_crop_larger_than_the_first_tile(root: Path, tmp_path: Path) -> None:
+    """Which is no reason to refuse it where tiles are skipped."""
+    copy = shutil.copytree(root, tmp_path / "copy")
+    rp.xbd.synthesize(copy, tiles=1, size=64, split="a")
+    loader = make(copy, crop=80, on_error="skip")
+    assert loader.tiles[0].split == "a"
+    with pytest.warns(UserWarning, match="crop: got 80, expected 1 to 64, the shorter side of"):
+        assert len(samples(loader)) == 9
+
+
+def test_prefetch_ends_with_the_epoch(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much is asked for, memory is made for the batches that there are and one more."""
+    loader = make(root, prefetch=(1 << 63) - 1)
+    made = []
+    make_memory = BatchMemory.make
+    monkeypatch.setattr(BatchMemory, "make", lambda *arguments: made.append(None) or make_memory(*arguments))
+    batches = iter(loader)
+    first = next(batches)
+    assert len(made) <= len(loader) + 2
+    assert_equal([first, *batches], make(root))
 
 
 @pytest.mark.parametrize(
@@ -380,11 +493,41 @@ def test_a_crop_larger_than_a_tile(root: Path) -> None:
         ({"output": "jax"}, "output: got 'jax', expected"),
         ({"un_classified": "skip"}, 'un_classified: got "skip", expected "ignore", "no-damage" or "background"'),
         ({"normalize": "cifar"}, "normalize: got 'cifar', expected None"),
+        ({"class_weights": [float("nan")] * 5}, r"class_weights: got \[nan, .*, expected finite numbers of at least 0"),
+        ({"samples_per_epoch": 1 << 63}, "samples_per_epoch: got 9223372036854775808, expected 1 to"),
+        ({"splits": []}, r"splits: got \[\], expected at least one name, or None for all"),
     ],
 )
 def test_wrong_arguments(root: Path, wrong: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(root, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ({"batch_size": 8.0}, "a whole number"),
+        ({"crop": "64"}, "a whole number"),
+        ({"seed": 1.5}, "a whole number"),
+        ({"samples_per_epoch": "8"}, "a whole number"),
+        ({"drop_last": 1}, "True or False"),
+        ({"shuffle": 1}, "True or False"),
+        ({"augment": None}, "True, False or an Augment"),
+        ({"augment": 7}, "True, False or an Augment"),
+        ({"class_weights": 5}, "5 numbers"),
+        ({"class_weights": "12345"}, "5 numbers"),
+    ],
+)
+def test_wrong_types(root: Path, wrong: dict, expected: str) -> None:
+    ((argument, value),) = wrong.items()
+    with pytest.raises(TypeError, match=f"^{argument}: got {value!r}, expected {expected}$"):
+        make(root, **wrong)
+
+
+def test_arrays_are_taken_for_numbers(root: Path) -> None:
+    expected = list(make(root, sampler="rare", class_weights=(0.0, 1.0, 1.0, 1.0, 2.0)))
+    for weights in (np.array([0, 1, 1, 1, 2]), torch.tensor([0.0, 1, 1, 1, 2])):
+        assert_equal(make(root, sampler="rare", class_weights=weights, shuffle=np.True_), expected)
 
 
 SCRIPT = """if True:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import hashlib
+import json
 import os
 import sys
 import warnings
 import weakref
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -18,8 +20,9 @@ import numpy.typing as npt
 from rarepixel import _core
 
 from . import MAX_PIXELS, StrPath, Tile, UnClassified, _select
-from ._arguments import integer
-from ._feed import MeanStd, Sampler, make_feed, survey_file
+from ._arguments import boolean, integer
+from ._batch_memory import BatchMemory
+from ._feed import MeanStd, Sampler, make_feed, survey_file, weights_of_classes
 from .augment import Augment
 
 __all__ = ["Statistics", "XBDLoader"]
@@ -27,7 +30,10 @@ __all__ = ["Statistics", "XBDLoader"]
 # (pre, post, mask): tensors, or arrays without torch.
 Batch: TypeAlias = tuple[Any, Any, Any]
 
-_STATE_VERSION = 1
+_STATE_VERSION = 2
+
+# What a state of version 1 does not tell.
+_SINCE_VERSION_2 = ("tiles_sha256", "class_weights", "candidates")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +84,9 @@ class XBDLoader:
             pixels of which class lie is found out once and kept in ``.rarepixel-survey.json`` in ``root``.
             ``"best_of_k"``: each tile in turn, cropped at the best of 1 to ``candidates`` places (the number is drawn
             too) by no-damage + 5 minor + 5 major + 2 destroyed pixels, the rule of the xView2 challenge's winner.
-        class_weights: five numbers for ``"rare"``, in any scale, in the order of :data:`rarepixel.xbd.CLASS_NAMES`;
-            that of the background stands for a crop anywhere. Classes that no tile has are left out.
+        class_weights: five finite numbers for ``"rare"``, in any scale, in the order of
+            :data:`rarepixel.xbd.CLASS_NAMES`; that of the background stands for a crop anywhere. Classes that no tile
+            has are left out.
         candidates: for ``"best_of_k"``.
         samples_per_epoch: pairs of an epoch over all ranks; by default as many as there are tiles.
         un_classified: ``"ignore"`` (255), ``"no-damage"`` (1) or ``"background"`` (0), for masks drawn from labels.
@@ -90,10 +97,13 @@ class XBDLoader:
             initialised when a pass begins, else 0 of 1.
         num_threads: threads that read; by default ``RAREPIXEL_NUM_THREADS``, else as many as there are cores.
         prefetch: batches that are filled ahead.
-        pin_memory: whether batches lie in pinned memory; by default where CUDA is available.
+        pin_memory: whether batches lie in pinned memory; by default where CUDA is available. True is for torch with
+            CUDA alone.
         output: ``"torch"`` or ``"numpy"``; by default torch where it is installed.
         on_error: what to do with a tile that cannot be read: ``"raise"`` names the file; ``"skip"`` takes another tile
-            (the same on every run), warns once in an epoch and counts in :attr:`skipped`.
+            (the same on every run), warns once in an epoch and counts in :attr:`skipped`. Of whole tiles, ``"raise"``
+            expects the size of the first; ``"skip"`` that which most of the readable ones have (looked up before each
+            pass), and skips the others.
         max_pixels: larger images are refused.
 
     Attributes:
@@ -103,7 +113,11 @@ class XBDLoader:
     Raises:
         OSError, ValueError: from the constructor for a bad root or argument (incomplete tiles are left out with a
             warning); from iteration for a file that is missing, damaged, smaller than the crop, or of another size
-            than its pair, by name.
+            than its pair, by name, and for a batch size that no memory could hold.
+        TypeError: from the constructor for an argument of another type.
+
+    A copy by pickling or :func:`copy.deepcopy` is built anew from the constructor's arguments, which reads the root
+    again, and its next pass goes on where :meth:`state_dict` was; its statistics begin at nothing.
 
     Memory is ``prefetch`` batches besides those you hold, and one decoded tile for each thread. Threads end with the
     pass: at its end, on ``break`` or an exception (as soon as the iterator is gone), by :meth:`close`, or with the
@@ -155,6 +169,8 @@ class XBDLoader:
         on_error: Literal["raise", "skip"] = "raise",
         max_pixels: int = MAX_PIXELS,
     ) -> None:
+        # What a copy is built from; before any other name is known here.
+        self._options = {name: value for name, value in locals().items() if name != "self"}
         if on_error not in ("raise", "skip"):
             raise ValueError(f'on_error: got {on_error!r}, expected "raise" or "skip"')
         if output not in (None, "torch", "numpy"):
@@ -163,15 +179,17 @@ class XBDLoader:
             raise ValueError(f"rank: got {rank} of world_size {world_size}, expected both or none")
         if rank is not None and world_size is not None:
             integer("rank", rank, 0, integer("world_size", world_size, 1) - 1)
-        if len(class_weights) != 5:
-            raise ValueError(f"class_weights: got {class_weights!r}, expected 5 numbers")
         self.batch_size = integer("batch_size", batch_size, 1)
         self.crop = None if crop is None else integer("crop", crop, 1)
-        self.shuffle = shuffle
-        self.drop_last = drop_last
+        self.shuffle = boolean("shuffle", shuffle)
+        self.drop_last = boolean("drop_last", drop_last)
         self.seed = integer("seed", seed, 0)
         self.num_threads = None if num_threads is None else integer("num_threads", num_threads, 1, 1024)
         self.prefetch = integer("prefetch", prefetch, 1)
+        self._class_weights = weights_of_classes(class_weights)
+        self._candidates = integer("candidates", candidates, 1)
+        dtype = np.uint8 if normalize is None else np.float32
+        self._memory = BatchMemory(self.batch_size, dtype, output, pin_memory, self.prefetch + 2)
         self.tiles = _select(root, splits, disasters, exclude_disasters)
         samples = len(self.tiles) if samples_per_epoch is None else samples_per_epoch
         self.samples_per_epoch = integer("samples_per_epoch", samples, 1)
@@ -184,10 +202,10 @@ class XBDLoader:
             un_classified,
             integer("max_pixels", max_pixels, 0),
             self.seed,
-            shuffle=shuffle,
+            shuffle=self.shuffle,
             sampler=sampler,
-            class_weights=class_weights,
-            candidates=integer("candidates", candidates, 1),
+            class_weights=self._class_weights,
+            candidates=self._candidates,
             survey_file=survey_file(root),
             skip_errors=on_error == "skip",
         )
@@ -195,16 +213,13 @@ class XBDLoader:
             warnings.warn(f"the survey could not be kept: {self._feed.survey_not_kept}", stacklevel=2)
         self._sampler = sampler
         self._ranks = None if rank is None or world_size is None else (rank, world_size)
-        self._dtype = np.dtype(np.uint8 if normalize is None else np.float32)
-        self._output = output or ("torch" if _has_torch() else "numpy")
-        self._pin_memory = pin_memory
+        self._on_error = on_error
         self._pixels = np.zeros(6, dtype=np.int64)
         self._samples = 0
         # The epoch and batch that the pass at hand goes on with, and those that the next pass begins with.
         self._position: tuple[int, int] = (-1, 0)
         self._start: tuple[int, int] | None = (0, 0)
         self._runs: weakref.WeakSet[_core.XBDRun] = weakref.WeakSet()
-        self._slots: deque[npt.NDArray[np.uint8]] = deque(maxlen=self.prefetch + 2)
 
     def __len__(self) -> int:
         """Batches of an epoch, the same on every rank."""
@@ -215,14 +230,16 @@ class XBDLoader:
         process = os.getpid()
         epoch, first_batch = self._start or (self._position[0] + 1, 0)
         self._start, self._position = None, (epoch, first_batch)
-        size = (self.crop, self.crop) if self.crop is not None else self._feed.tile_size(0)
+        size = self._sample_size()
+        self._memory.expect_addressable(size)
         run = self._feed.start(epoch, first_batch, self._shares(), size, self.num_threads or 0)
         _RUNS.add(run)
         self._runs.add(run)
         warned = False
         try:
             for _ in range(self.prefetch):
-                self._submit(run, size)
+                if not self._submit(run, size):
+                    break
             while (filled := run.next()) is not None:
                 batch, samples, counts, skipped = filled
                 self._position = (epoch, self._position[1] + 1)
@@ -270,14 +287,27 @@ class XBDLoader:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where :meth:`state_dict` was taken: the next pass gives the remaining batches of that epoch.
 
-        After the last batch of an epoch it is the next epoch.
+        After the last batch of an epoch it is the next epoch. A state of version 1, of earlier releases, has only the
+        number of tiles, and neither class weights nor candidates: that they are the same is up to you.
 
         Raises:
-            ValueError: the state is of a loader with another order: other tiles, seed, batch size, ...
+            ValueError: the state is of a loader with another order: other tiles, seed, batch size, ...; or lacks
+                something.
+            TypeError: ``state`` is not a dictionary.
         """
-        for name, value in {"version": _STATE_VERSION, **self._identity()}.items():
-            if state.get(name) != value:
-                raise ValueError(f"state: got {name} {state.get(name)!r}, expected {value!r}")
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state: got {state!r}, expected a dictionary as state_dict gives")
+        version = state.get("version")
+        if version not in (1, _STATE_VERSION):
+            raise ValueError(f"state: got version {version!r}, expected 1 or {_STATE_VERSION}")
+        identity = self._identity()
+        known = [name for name in identity if version == _STATE_VERSION or name not in _SINCE_VERSION_2]
+        for name in ("epoch", "batch", *known):
+            if name not in state:
+                raise ValueError(f"state: got no {name}, expected a dictionary as state_dict gives")
+        for name in known:
+            if state[name] != identity[name]:
+                raise ValueError(f"state: got {name} {state[name]!r}, expected {identity[name]!r}")
         epoch, batch = integer("epoch", state["epoch"], 0), integer("batch", state["batch"], 0)
         self._start = (epoch, batch) if batch < len(self) else (epoch + 1, 0)
 
@@ -291,13 +321,20 @@ class XBDLoader:
         self._samples = 0
         self.skipped.clear()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self._options, self.state_dict())
+
     def _identity(self) -> dict[str, Any]:
+        names = json.dumps([(tile.split, tile.name) for tile in self.tiles])
         return {
             "tiles": len(self.tiles),
+            "tiles_sha256": hashlib.sha256(names.encode()).hexdigest(),
             "samples_per_epoch": self.samples_per_epoch,
             "batch_size": self.batch_size,
             "crop": self.crop,
             "sampler": self._sampler,
+            "class_weights": json.dumps(self._class_weights) if self._sampler == "rare" else None,
+            "candidates": self._candidates if self._sampler == "best_of_k" else None,
             "shuffle": self.shuffle,
             "drop_last": self.drop_last,
             "seed": self.seed,
@@ -308,67 +345,51 @@ class XBDLoader:
         rank, world_size = self._ranks or _distributed()
         return self.samples_per_epoch, self.batch_size, self.drop_last, rank, world_size
 
-    def _submit(self, run: _core.XBDRun, size: tuple[int, int]) -> None:
-        """Hands in memory for one more batch, if there is one."""
-        height, width = size
-        shapes = [(self.batch_size, 3, height, width)] * 2 + [(self.batch_size, height, width)]
-        if self._pins_memory():
-            import torch
+    def _sample_size(self) -> tuple[int, int]:
+        """(height, width) of the samples of a pass, for which there is memory before the first is read."""
+        if self.crop is not None:
+            self._expect_room()
+            return self.crop, self.crop
+        if self._on_error == "skip" and (sizes := Counter(size for _, size in self._readable_sizes())):
+            return sizes.most_common(1)[0][0]
+        return self._feed.tile_size(0)
 
-            kinds = [getattr(torch, self._dtype.name)] * 2 + [torch.uint8]
-            # torch keeps freed pinned memory for the next batch, and waits for copies from it that are still under way.
-            batch: tuple[Any, ...] = tuple(
-                torch.empty(shape, dtype=dtype, pin_memory=True) for shape, dtype in zip(shapes, kinds, strict=True)
-            )
-            addresses = [part.data_ptr() for part in batch]
-        else:
-            arrays = self._allocate(shapes, [self._dtype] * 2 + [np.dtype(np.uint8)])
-            addresses = [array.ctypes.data for array in arrays]
-            batch = tuple(arrays)
-            if self._output == "torch":
-                import torch
+    def _expect_room(self) -> None:
+        """Refuses a crop that no tile has room for; tiles are looked at up to the first that has."""
+        assert self.crop is not None
+        largest = None
+        for tile, size in self._readable_sizes():
+            if self.crop <= min(size):
+                return
+            largest = max(largest or (0, tile), (min(size), tile), key=lambda entry: entry[0])
+        # Where none can be read, reading tells why.
+        if largest is not None:
+            side, tile = largest
+            raise ValueError(f"crop: got {self.crop}, expected 1 to {side}, the shorter side of {tile.pre.image}")
 
-                batch = tuple(map(torch.from_numpy, arrays))
-        pre, post, mask = addresses
-        run.submit(pre, post, mask, batch)
+    def _readable_sizes(self) -> Iterator[tuple[Tile, tuple[int, int]]]:
+        for index, tile in enumerate(self.tiles):
+            try:
+                size = self._feed.tile_size(index)
+            except (OSError, ValueError):
+                continue
+            yield tile, size
 
-    def _allocate(self, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[np.dtype[Any]]) -> list[npt.NDArray[Any]]:
-        """Arrays in one piece of memory that is used again when the last of them is gone."""
-        sizes = [int(np.prod(shape)) * dtype.itemsize for shape, dtype in zip(shapes, dtypes, strict=True)]
-        memory = np.asarray(_Slot(self._slots, sum(sizes)))
-        parts = np.split(memory, np.cumsum(sizes)[:-1])
-        return [part.view(dtype).reshape(shape) for part, shape, dtype in zip(parts, shapes, dtypes, strict=True)]
-
-    def _pins_memory(self) -> bool:
-        if self._output == "numpy":
-            return False
-        if self._pin_memory is None:
-            import torch
-
-            return torch.cuda.is_available()
-        return self._pin_memory
+    def _submit(self, run: _core.XBDRun, size: tuple[int, int]) -> bool:
+        """Hands in memory for one more batch; false where there is none left to fill."""
+        batch, (pre, post, mask) = self._memory.make(size)
+        return run.submit(pre, post, mask, batch)
 
 
-class _Slot:
-    """The memory of one batch, which goes back to the pool when the last array over it is gone."""
-
-    def __init__(self, pool: deque[npt.NDArray[np.uint8]], size: int) -> None:
-        memory = pool.pop() if pool else None
-        # Whole tiles may have another size than in an earlier pass.
-        self._memory = memory if memory is not None and memory.size == size else np.empty(size, dtype=np.uint8)
-        self._pool = pool
-        self.__array_interface__ = self._memory.__array_interface__
-
-    def __del__(self) -> None:
-        self._pool.append(self._memory)
-
-
-def _has_torch() -> bool:
-    try:
-        import torch  # noqa: F401 - whether it can be imported is the question
-    except ImportError:
-        return False
-    return True
+def _rebuild(kind: type[XBDLoader], options: dict[str, Any], state: dict[str, Any]) -> XBDLoader:
+    """A copy of a loader, at the same place."""
+    loader = kind(**options)
+    # The begin of an epoch is the same for any number of ranks, and the copy may be in a process that has no rank yet.
+    if state["batch"] == 0:
+        loader.set_epoch(state["epoch"])
+    else:
+        loader.load_state_dict(state)
+    return loader
 
 
 def _distributed() -> tuple[int, int]:
