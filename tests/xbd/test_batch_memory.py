@@ -61,3 +61,18 @@ def test_memory_that_cannot_be_pinned(
     with pytest.raises(error, match=message):
         rp.xbd.XBDLoader(root, **options)
     assert len(list(rp.xbd.XBDLoader(root, pin_memory=False))) == 1
+
+
+def test_pinned_tensors(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches are the same there; without CUDA, memory that is not pinned stands in for it."""
+    if not torch.cuda.is_available():
+        empty = torch.empty
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch, "empty", lambda *shape, pin_memory, **options: empty(*shape, **options))
+    for normalize in (None, "imagenet"):
+        pinned, plain = (
+            rp.xbd.XBDLoader(root, batch_size=3, crop=40, normalize=normalize, pin_memory=pin_memory)
+            for pin_memory in (True, False)
+        )
+        for one, other in zip(pinned, plain, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))

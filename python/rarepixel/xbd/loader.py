@@ -177,8 +177,10 @@ class XBDLoader:
             raise ValueError(f'output: got {output!r}, expected "torch" or "numpy"')
         if (rank is None) != (world_size is None):
             raise ValueError(f"rank: got {rank} of world_size {world_size}, expected both or none")
+        self._ranks: tuple[int, int] | None = None
         if rank is not None and world_size is not None:
-            integer("rank", rank, 0, integer("world_size", world_size, 1) - 1)
+            world_size = integer("world_size", world_size, 1)
+            self._ranks = (integer("rank", rank, 0, world_size - 1), world_size)
         self.batch_size = integer("batch_size", batch_size, 1)
         self.crop = None if crop is None else integer("crop", crop, 1)
         self.shuffle = boolean("shuffle", shuffle)
@@ -191,6 +193,8 @@ class XBDLoader:
         dtype = np.uint8 if normalize is None else np.float32
         self._memory = BatchMemory(self.batch_size, dtype, output, pin_memory, self.prefetch + 2)
         self.tiles = _select(root, splits, disasters, exclude_disasters)
+        names = json.dumps([(tile.split, tile.name) for tile in self.tiles])
+        self._tiles_sha256 = hashlib.sha256(names.encode()).hexdigest()
         samples = len(self.tiles) if samples_per_epoch is None else samples_per_epoch
         self.samples_per_epoch = integer("samples_per_epoch", samples, 1)
         self.skipped = Counter()
@@ -212,7 +216,6 @@ class XBDLoader:
         if self._feed.survey_not_kept is not None:
             warnings.warn(f"the survey could not be kept: {self._feed.survey_not_kept}", stacklevel=2)
         self._sampler = sampler
-        self._ranks = None if rank is None or world_size is None else (rank, world_size)
         self._on_error = on_error
         self._pixels = np.zeros(6, dtype=np.int64)
         self._samples = 0
@@ -325,10 +328,9 @@ class XBDLoader:
         return _rebuild, (type(self), self._options, self.state_dict())
 
     def _identity(self) -> dict[str, Any]:
-        names = json.dumps([(tile.split, tile.name) for tile in self.tiles])
         return {
             "tiles": len(self.tiles),
-            "tiles_sha256": hashlib.sha256(names.encode()).hexdigest(),
+            "tiles_sha256": self._tiles_sha256,
             "samples_per_epoch": self.samples_per_epoch,
             "batch_size": self.batch_size,
             "crop": self.crop,
@@ -348,24 +350,23 @@ class XBDLoader:
     def _sample_size(self) -> tuple[int, int]:
         """(height, width) of the samples of a pass, for which there is memory before the first is read."""
         if self.crop is not None:
-            self._expect_room()
+            self._expect_room(self.crop)
             return self.crop, self.crop
         if self._on_error == "skip" and (sizes := Counter(size for _, size in self._readable_sizes())):
             return sizes.most_common(1)[0][0]
         return self._feed.tile_size(0)
 
-    def _expect_room(self) -> None:
+    def _expect_room(self, crop: int) -> None:
         """Refuses a crop that no tile has room for; tiles are looked at up to the first that has."""
-        assert self.crop is not None
         largest = None
         for tile, size in self._readable_sizes():
-            if self.crop <= min(size):
+            if crop <= min(size):
                 return
             largest = max(largest or (0, tile), (min(size), tile), key=lambda entry: entry[0])
         # Where none can be read, reading tells why.
         if largest is not None:
             side, tile = largest
-            raise ValueError(f"crop: got {self.crop}, expected 1 to {side}, the shorter side of {tile.pre.image}")
+            raise ValueError(f"crop: got {crop}, expected 1 to {side}, the shorter side of {tile.pre.image}")
 
     def _readable_sizes(self) -> Iterator[tuple[Tile, tuple[int, int]]]:
         for index, tile in enumerate(self.tiles):
