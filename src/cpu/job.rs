@@ -16,6 +16,13 @@ use crate::tensor::View;
 const MAX_TILE: usize = 512;
 /// Elements of one operand of a tile, so that it stays in the first-level cache.
 const TILE_ELEMENTS: usize = 8192;
+/// Logits of more classes are copied together first. Planes are often a power of two apart, and then all lines of a register share a set of
+/// the first-level cache, which has 8 to 12 places: each would be gone before it is read again.
+const MOST_IN_PLACE: usize = 15;
+/// Elements of such a copy, beside which what comes next has room,
+const COPIED_ELEMENTS: usize = 4096;
+/// unless it had fewer pixels than this: shorter pieces of a plane are slow to read.
+const LEAST_COPIED: usize = 128;
 /// Images of fewer pixels are gathered, several to a tile.
 const SMALL_IMAGE: usize = 64;
 
@@ -82,7 +89,9 @@ pub struct Scratch<T> {
 impl<T: Element> Scratch<T> {
     /// For tiles of `classes` classes.
     pub fn new(classes: usize) -> Self {
-        let tile = (TILE_ELEMENTS / classes.max(1)).clamp(MAX_LANES, MAX_TILE) / MAX_LANES * MAX_LANES;
+        let most = TILE_ELEMENTS / classes.max(1);
+        let pixels = if classes > MOST_IN_PLACE { most.min(LEAST_COPIED.max(COPIED_ELEMENTS / classes)) } else { most };
+        let tile = pixels.clamp(MAX_LANES, MAX_TILE) / MAX_LANES * MAX_LANES;
         // The others are made when a tile first needs them: planar float32 never does.
         Self {
             tile,
@@ -117,7 +126,8 @@ pub fn run<T: Element, M: Mode>(
     let parts = if !(M::REDUCE && M::REGION) { 0 } else { 2 + usize::from(soft) };
     let mut sums = LaneSums::new(classes, parts);
     let in_place = |view: &View<'_>| view.strides[2] == 1 && view.dtype() == T::DTYPE;
-    let logits_in_place = in_place(&job.input);
+    // What was kept is read once.
+    let logits_in_place = in_place(&job.input) && (classes <= MOST_IN_PLACE || M::KEPT);
     let soft_in_place = matches!(&job.target, Target::Soft(view, _) if in_place(view));
     let gradient_in_place = job.gradient.as_ref().is_some_and(in_place);
     let some_in_place = logits_in_place || soft_in_place || gradient_in_place;
