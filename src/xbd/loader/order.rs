@@ -1,5 +1,8 @@
 //! Which sample comes when: a pure function of (seed, epoch, rank, world size), whatever the threads.
 
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
 use crate::xbd::random::SplitMix64;
 
 /// The samples of an epoch and their share-out over ranks and batches.
@@ -48,33 +51,49 @@ impl Shares {
     }
 }
 
+/// Passes that are remembered: batches that are filled at the same time seldom reach over more.
+const PASSES_KEPT: usize = 4;
+
 /// The order of the tiles in one epoch: pass after pass over all of them, each in an order of its own.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub struct Order {
     tiles: usize,
-    passes: Vec<Vec<u32>>,
+    shuffle: bool,
+    seed: u64,
+    epoch: u64,
+    /// The last passes asked for, with their numbers; all passes of a long epoch would not fit into memory.
+    passes: Mutex<VecDeque<(usize, Vec<u32>)>>,
 }
 
 impl Order {
-    /// The order of an epoch of `positions`.
-    pub fn new(tiles: usize, positions: usize, shuffle: bool, seed: u64, epoch: u64) -> Self {
-        let pass = |pass: usize| {
-            let mut order: Vec<u32> = (0..tiles as u32).collect();
-            if shuffle {
-                let mut random = SplitMix64::new(&[seed, epoch, pass as u64, u64::from_be_bytes(*b"shuffle\0")]);
-                // Fisher and Yates
-                (1..tiles).rev().for_each(|last| order.swap(last, random.below(last + 1)));
-            }
-            order
-        };
-        Self { tiles, passes: (0..positions.div_ceil(tiles.max(1))).map(pass).collect() }
+    /// The order of an epoch.
+    pub fn new(tiles: usize, shuffle: bool, seed: u64, epoch: u64) -> Self {
+        Self { tiles, shuffle, seed, epoch, passes: Mutex::default() }
     }
 
     /// The tile at a position, and a number that no other position of the epoch has; in the first pass it is the tile's index.
     pub fn at(&self, position: usize) -> (usize, u64) {
-        let pass = position / self.tiles;
-        let tile = self.passes[pass][position % self.tiles] as usize;
+        let (pass, at) = (position / self.tiles, position % self.tiles);
+        let tile = if self.shuffle { self.shuffled(pass, at) } else { at };
         (tile, (pass * self.tiles + tile) as u64)
+    }
+
+    fn shuffled(&self, pass: usize, at: usize) -> usize {
+        // A panic of another thread leaves no pass half made: one is kept when it is whole.
+        let mut passes = self.passes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, order)) = passes.iter().find(|(number, _)| *number == pass) {
+            return order[at] as usize;
+        }
+        let mut order: Vec<u32> = (0..self.tiles as u32).collect();
+        let mut random = SplitMix64::new(&[self.seed, self.epoch, pass as u64, u64::from_be_bytes(*b"shuffle\0")]);
+        // Fisher and Yates
+        (1..self.tiles).rev().for_each(|last| order.swap(last, random.below(last + 1)));
+        let tile = order[at] as usize;
+        if passes.len() == PASSES_KEPT {
+            passes.pop_front();
+        }
+        passes.push_back((pass, order));
+        tile
     }
 }
 
@@ -86,17 +105,41 @@ mod tests {
 
     #[test]
     fn a_shuffle_is_a_permutation_and_each_pass_and_epoch_has_its_own() {
-        let order = Order::new(50, 120, true, 1, 2);
-        let tiles = |pass: usize, count: usize| (0..count).map(|at| order.at(pass * 50 + at).0).collect::<Vec<_>>();
-        let mut sorted = tiles(0, 50);
+        let all = |seed: u64, epoch: u64| {
+            let order = Order::new(50, true, seed, epoch);
+            (0..150).map(|at| order.at(at).0).collect::<Vec<_>>()
+        };
+        let order = all(1, 2);
+        let mut sorted = order[..50].to_vec();
         sorted.sort_unstable();
         assert_eq!(sorted, (0..50).collect::<Vec<_>>());
-        assert_ne!(tiles(0, 50), tiles(1, 50));
-        assert_ne!(order, Order::new(50, 120, true, 1, 3));
-        assert_ne!(order, Order::new(50, 120, true, 2, 2));
-        assert_eq!(order, Order::new(50, 120, true, 1, 2));
-        let plain = Order::new(3, 5, false, 1, 2);
+        assert_ne!(order[..50], order[50..100]);
+        assert_ne!(order, all(1, 3));
+        assert_ne!(order, all(2, 2));
+        assert_eq!(order, all(1, 2));
+        let plain = Order::new(3, false, 1, 2);
         assert_eq!((0..5).map(|at| plain.at(at)).collect::<Vec<_>>(), [(0, 0), (1, 1), (2, 2), (0, 3), (1, 4)]);
+    }
+
+    #[test]
+    fn an_order_is_that_of_version_0_1_0_and_does_not_depend_on_what_was_asked_for_before() {
+        let order = Order::new(5, true, 1, 2);
+        let tiles = |positions: &[usize]| positions.iter().map(|&at| order.at(at).0).collect::<Vec<_>>();
+        let forwards = tiles(&(0..60).collect::<Vec<_>>());
+        assert_eq!(forwards[..10], [4, 3, 1, 2, 0, 2, 3, 0, 1, 4]);
+        let mut backwards = tiles(&(0..60).rev().collect::<Vec<_>>());
+        backwards.reverse();
+        assert_eq!(forwards, backwards);
+    }
+
+    #[test]
+    fn an_epoch_of_any_length_takes_no_memory_for_it() {
+        let far = 1_000_000_000_000_000_000;
+        let order = Order::new(8, true, 1, 2);
+        let mut tiles: Vec<_> = (far..far + 8).map(|at| order.at(at).0).collect();
+        tiles.sort_unstable();
+        assert_eq!(tiles, (0..8).collect::<Vec<_>>());
+        assert_eq!(order.at(far + 3).1 / 8, far as u64 / 8);
     }
 
     proptest! {

@@ -106,7 +106,7 @@ impl Run {
         first_batch: usize,
         threads: usize,
     ) -> Result<Self> {
-        let order = Order::new(feed.tiles.len(), shares.positions(), feed.shuffle, feed.seed, epoch);
+        let order = Order::new(feed.tiles.len(), feed.shuffle, feed.seed, epoch);
         let state = State { batches: VecDeque::new(), next: first_batch, closed: false };
         let (work, done) = (Condvar::new(), Condvar::new());
         let shared = Arc::new(Shared { feed, shares, order, epoch, size, state: Mutex::new(state), work, done });
