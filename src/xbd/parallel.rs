@@ -12,19 +12,30 @@ use crate::{Error, Result};
 
 /// Runs `work` for 0..count on every core and gives each result to `done` on this thread, in the order of finishing.
 ///
-/// The first error seen, of either, ends the run; work already begun is finished first.
+/// The first error seen, of either, ends the run; work already begun is finished first. Where the system refuses threads, those
+/// that it has given do the work, or else this thread.
 pub fn for_each_index<T: Send, E: From<Error>>(
+    count: usize,
+    work: impl Fn(usize) -> Result<T> + Sync,
+    done: impl FnMut(T) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
+    for_each_index_on(default_threads().min(count), |_| thread::Builder::new(), count, work, done)
+}
+
+fn for_each_index_on<T: Send, E: From<Error>>(
+    threads: usize,
+    builder: impl Fn(usize) -> thread::Builder,
     count: usize,
     work: impl Fn(usize) -> Result<T> + Sync,
     mut done: impl FnMut(T) -> std::result::Result<(), E>,
 ) -> std::result::Result<(), E> {
-    let threads = default_threads().min(count);
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
         let (sender, receiver) = mpsc::channel();
-        for _ in 0..threads {
+        let mut started = 0;
+        for index in 0..threads {
             let (sender, next, work) = (sender.clone(), &next, &work);
-            scope.spawn(move || {
+            let spawned = builder(index).spawn_scoped(scope, move || {
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     if index >= count || sender.send(work(index)).is_err() {
@@ -32,6 +43,13 @@ pub fn for_each_index<T: Send, E: From<Error>>(
                     }
                 }
             });
+            if spawned.is_err() {
+                break;
+            }
+            started += 1;
+        }
+        if started == 0 {
+            return (0..count).try_for_each(|index| done(work(index)?));
         }
         drop(sender);
         // Leaving early drops the receiver, which ends every thread at its next result.
@@ -54,6 +72,22 @@ mod tests {
         seen.sort_unstable();
         assert_eq!(seen, (0..100).collect::<Vec<_>>());
         for_each_index(0, |_| -> Result<()> { panic!("nothing to do") }, |()| Result::Ok(())).unwrap();
+    }
+
+    #[test]
+    fn threads_that_the_system_refuses_are_done_without() {
+        for given in [0, 1] {
+            // No address space has room for such a stack.
+            let builder = |index| thread::Builder::new().stack_size(if index < given { 1 << 20 } else { 1 << 60 });
+            let mut seen = vec![];
+            let note = |index| -> Result<()> {
+                seen.push(index);
+                Ok(())
+            };
+            for_each_index_on(4, builder, 100, Ok, note).unwrap();
+            seen.sort_unstable();
+            assert_eq!(seen, (0..100).collect::<Vec<_>>());
+        }
     }
 
     #[test]
