@@ -17,6 +17,20 @@ pub enum Sampler {
     Rare(Rare),
 }
 
+/// Each place is scored, and no sample that has been begun can be interrupted: more would only seem to hang.
+pub const MOST_CANDIDATES: usize = 1024;
+
+impl Sampler {
+    /// A [`Sampler::BestOf`].
+    pub fn best_of(candidates: usize) -> Result<Self> {
+        if !(1..=MOST_CANDIDATES).contains(&candidates) {
+            let expected = format!("1 to {MOST_CANDIDATES} places for each sample");
+            return Err(Error::value("candidates", candidates, expected));
+        }
+        Ok(Self::BestOf(candidates))
+    }
+}
+
 /// Draws a class by weight, then a tile that has it, then a crop around one of its buildings there.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rare {
@@ -36,8 +50,11 @@ impl Rare {
         if weights.iter().any(|weight| !weight.is_finite() || *weight < 0.0) {
             return Err(Error::value("class_weights", format!("{weights:?}"), "finite numbers of at least 0"));
         }
+        // Only weights beyond all sums are scaled: others would be rounded, and their draws change.
+        let scale = if weights.iter().sum::<f64>().is_finite() { 1.0 } else { weights.into_iter().fold(0.0, f64::max) };
         let mut class = 0;
         let classes = weights.map(|weight| {
+            let weight = weight / scale;
             let of_class = |survey: &Survey| -> Vec<Building> {
                 survey.buildings.iter().filter(|building| usize::from(building.class) == class).copied().collect()
             };
@@ -118,6 +135,22 @@ mod tests {
         // Class 3 has no tile, so that 4 are the whole.
         for (got, expected) in tiles.iter().flatten().zip([3333, 3333, 3333, 10_000, 0, 0, 10_000, 0, 10_000]) {
             assert!((*got as i64 - expected).abs() < 400, "{tiles:?}");
+        }
+    }
+
+    #[test]
+    fn weights_whose_sum_is_infinite_are_weights_as_others() {
+        let huge = Rare::new(&surveys(), [0.0, 1e308, 1e308, 1e308, 1e308]).unwrap();
+        let plain = Rare::new(&surveys(), [0.0, 1.0, 1.0, 1.0, 1.0]).unwrap();
+        assert!((0..1000).all(|sample| huge.draw(&[sample]) == plain.draw(&[sample])));
+    }
+
+    #[test]
+    fn so_many_candidates_that_a_crop_would_take_minutes_are_refused() {
+        assert_eq!(Sampler::best_of(MOST_CANDIDATES).unwrap(), Sampler::BestOf(MOST_CANDIDATES));
+        for candidates in [0, 100_000_000] {
+            let error = Sampler::best_of(candidates).unwrap_err().to_string();
+            assert_eq!(error, format!("candidates: got {candidates}, expected 1 to 1024 places for each sample"));
         }
     }
 
