@@ -1,12 +1,16 @@
 //! Finding tiles in the official layout: `<root>/<split>/{images,labels,targets}`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, FileType};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use super::image::EXTENSIONS;
 use super::label::Phase;
 use crate::{Error, Result};
+
+/// Images that are not read: told of in an images folder, where other files (notes, world files) are nobody's.
+const OTHER_IMAGES: [&str; 6] = ["jpg", "jpeg", "jp2", "bmp", "gif", "webp"];
 
 /// What is in a root.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -57,13 +61,15 @@ struct Folder {
     name: &'static str,
     /// The first is what a missing file is called by, and what is taken where a file is there in several.
     extensions: &'static [&'static str],
+    /// Those of files that somebody may expect to be taken, and that are not.
+    others: &'static [&'static str],
     /// Between the phase and the extension.
     ending: &'static str,
 }
 
-const IMAGES: Folder = Folder { name: "images", extensions: &EXTENSIONS, ending: "" };
-const LABELS: Folder = Folder { name: "labels", extensions: &["json"], ending: "" };
-const TARGETS: Folder = Folder { name: "targets", extensions: &["png"], ending: "_target" };
+const IMAGES: Folder = Folder { name: "images", extensions: &EXTENSIONS, others: &OTHER_IMAGES, ending: "" };
+const LABELS: Folder = Folder { name: "labels", extensions: &["json"], others: &[], ending: "" };
+const TARGETS: Folder = Folder { name: "targets", extensions: &["png"], others: &[], ending: "_target" };
 
 impl Index {
     /// Indexes the given splits of `root`, or every folder in it that has an `images` folder; `root` may also be a pack.
@@ -73,7 +79,8 @@ impl Index {
         if let Some(index) = super::pack::index(root, splits)? {
             return Ok(index);
         }
-        let found = splits_of(root)?;
+        let mut index = Self::default();
+        let found = index.splits_of(root, splits)?;
         let splits = match splits {
             None if found.is_empty() => {
                 return Err(Error::file(root, "has no <split>/images folder: not a root in the xBD layout"));
@@ -88,7 +95,6 @@ impl Index {
                 splits.iter().cloned().collect()
             }
         };
-        let mut index = Self::default();
         for split in splits {
             index.read_split(root, &split)?;
         }
@@ -96,11 +102,39 @@ impl Index {
         Ok(index)
     }
 
+    /// The folders of `root` that have an `images` folder; one that cannot be looked into is an error where it is wanted.
+    fn splits_of(&mut self, root: &Path, wanted: Option<&[String]>) -> Result<BTreeSet<String>> {
+        let mut found = BTreeSet::new();
+        for (path, _) in list(root)? {
+            let name = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+            let is_wanted = wanted.is_none_or(|wanted| name.as_ref().is_some_and(|name| wanted.contains(name)));
+            let is_split = match is_folder(&path.join(IMAGES.name)) {
+                Err(_) if !is_wanted => false,
+                is_split => is_split? && !is_hidden(&path),
+            };
+            match name {
+                Some(name) if is_split => _ = found.insert(name),
+                None if is_split && wanted.is_none() => {
+                    self.problems.push(Problem { path, message: "not used: its name is not UTF-8".to_owned() });
+                }
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+
     fn read_split(&mut self, root: &Path, split: &str) -> Result<()> {
         let folder = root.join(split);
         let mut halves: BTreeMap<String, [Half; 2]> = BTreeMap::new();
+        // Without extension: what is there, though not to be read, is not missing as well.
+        let mut unfit = BTreeSet::new();
         for kind in [&IMAGES, &LABELS, &TARGETS] {
-            for path in kind.files(&folder)? {
+            for (path, file_type) in kind.files(&folder)? {
+                if let Some(message) = kind.misfit(&path, file_type) {
+                    unfit.insert(path.with_extension(""));
+                    self.problems.push(Problem { path, message });
+                    continue;
+                }
                 let Some((tile, phase)) = path.file_stem().and_then(|stem| kind.parse(stem.to_str()?)) else {
                     self.problems.push(Problem { path, message: format!("its name is not {}", kind.pattern()) });
                     continue;
@@ -123,8 +157,8 @@ impl Index {
         }
         for (name, [pre, post]) in halves {
             let post_has_mask = post.label.is_some() || post.target.is_some();
-            let pre = self.half(&folder, &name, Phase::Pre, pre);
-            let post = self.half(&folder, &name, Phase::Post, post);
+            let pre = self.half(&folder, &name, Phase::Pre, pre, &unfit);
+            let post = self.half(&folder, &name, Phase::Post, post, &unfit);
             if let (Some(pre), Some(post), true) = (pre, post, post_has_mask) {
                 let disaster = disaster(&name);
                 self.tiles.push(Tile { split: split.to_owned(), name, disaster, pre, post });
@@ -134,10 +168,20 @@ impl Index {
     }
 
     /// The half's files where it has an image; whatever it lacks becomes a problem.
-    fn half(&mut self, folder: &Path, name: &str, phase: Phase, half: Half) -> Option<TileFiles> {
+    fn half(
+        &mut self,
+        folder: &Path,
+        name: &str,
+        phase: Phase,
+        half: Half,
+        unfit: &BTreeSet<PathBuf>,
+    ) -> Option<TileFiles> {
         let Half { image, label, target } = half;
         let mut missing = |kind: &Folder, message: &str| {
-            self.problems.push(Problem { path: kind.path(folder, name, phase), message: message.to_owned() });
+            let path = kind.path(folder, name, phase);
+            if !unfit.contains(&path.with_extension("")) {
+                self.problems.push(Problem { path, message: message.to_owned() });
+            }
         };
         if label.is_none() && target.is_none() {
             missing(&LABELS, "missing, and so is the target");
@@ -175,19 +219,31 @@ impl Folder {
         (!disaster.is_empty() && numbered).then_some((tile, phase))
     }
 
-    /// The folder's files with the right extension; hidden files are nobody's. A missing folder has none.
-    fn files(&self, split: &Path) -> Result<Vec<PathBuf>> {
+    /// What the folder holds with a known extension; hidden files are nobody's. A missing folder holds nothing.
+    fn files(&self, split: &Path) -> Result<Vec<(PathBuf, FileType)>> {
         let folder = split.join(self.name);
-        if !folder.is_dir() {
+        if !is_folder(&folder)? {
             return Ok(Vec::new());
         }
         let mut files = list(&folder)?;
-        let is = |path: &Path| {
-            let extension = path.extension().unwrap_or_default();
-            self.extensions.iter().any(|known| extension.eq_ignore_ascii_case(known))
-        };
-        files.retain(|path| is(path) && !is_hidden(path));
+        let known = |path: &Path| has_extension(path, self.extensions) || has_extension(path, self.others);
+        files.retain(|(path, _)| known(path) && !is_hidden(path));
         Ok(files)
+    }
+
+    /// Why one of [`Self::files`] cannot be read: anything but a regular file might even block for ever, as a pipe does.
+    fn misfit(&self, path: &Path, file_type: FileType) -> Option<String> {
+        if !has_extension(path, self.extensions) {
+            return Some(format!("not used: its extension is not {}", self.extensions.join("|")));
+        }
+        if !file_type.is_symlink() {
+            return (!file_type.is_file()).then(|| "not a regular file".to_owned());
+        }
+        match fs::metadata(path) {
+            Ok(metadata) if metadata.is_file() => None,
+            Ok(_) => Some("not a link to a regular file".to_owned()),
+            Err(error) => Some(format!("a link that cannot be followed: {error}")),
+        }
     }
 }
 
@@ -201,25 +257,33 @@ pub(super) fn paths(split: &Path, tile: &str, phase: Phase) -> [PathBuf; 3] {
     [&IMAGES, &LABELS, &TARGETS].map(|kind| kind.path(split, tile, phase))
 }
 
-/// The folders of `root` that have an `images` folder.
-fn splits_of(root: &Path) -> Result<BTreeSet<String>> {
-    let is_split = |path: &PathBuf| !is_hidden(path) && path.join(IMAGES.name).is_dir();
-    let name = |path: PathBuf| path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
-    Ok(list(root)?.into_iter().filter(is_split).filter_map(name).collect())
+/// Whether there is such a folder; that it cannot be found out is an error, and no folder the less.
+fn is_folder(path: &Path) -> Result<bool> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(metadata.is_dir()),
+        Err(source) if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
+        Err(source) => Err(Error::io(path, source)),
+    }
 }
 
-fn is_hidden(path: &Path) -> bool {
+fn has_extension(path: &Path, extensions: &[&str]) -> bool {
+    let extension = path.extension().unwrap_or_default();
+    extensions.iter().any(|known| extension.eq_ignore_ascii_case(known))
+}
+
+pub(super) fn is_hidden(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
 }
 
 /// What a folder holds, in the order of names.
-fn list(folder: &Path) -> Result<Vec<PathBuf>> {
+fn list(folder: &Path) -> Result<Vec<(PathBuf, FileType)>> {
     let failed = |source| Error::io(folder, source);
+    let described = |entry: fs::DirEntry| Ok((entry.path(), entry.file_type()?));
     let entries = fs::read_dir(folder).map_err(failed)?;
-    let mut paths: Vec<_> =
-        entries.map(|entry| entry.map(|entry| entry.path())).collect::<std::io::Result<_>>().map_err(failed)?;
-    paths.sort();
-    Ok(paths)
+    let mut entries: Vec<_> =
+        entries.map(|entry| entry.and_then(described)).collect::<io::Result<_>>().map_err(failed)?;
+    entries.sort_by(|(one, _), (other, _)| one.cmp(other));
+    Ok(entries)
 }
 
 #[cfg(test)]
@@ -314,6 +378,69 @@ mod tests {
             let [problem] = &problems(&root, &index)[..] else { panic!("one problem") };
             assert!(problem.starts_with(&format!("{stray}: its name is not <disaster>_<number>_")), "{problem}");
         }
+    }
+
+    #[test]
+    fn images_that_are_not_read_are_problems() {
+        let files = WHOLE.map(|file| file.replace("_disaster.png", "_disaster.jpg"));
+        let root = root(&files.each_ref().map(String::as_str));
+        let index = Index::read(root.path(), None).unwrap();
+        let expected = |file: &String| format!("{file}: not used: its extension is not png|tif|tiff");
+        assert_eq!(problems(&root, &index), [expected(&files[1]), expected(&files[0])]);
+        assert_eq!(index.tiles, []);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_regular_file_is_a_problem() {
+        use std::os::unix::{fs::symlink, net::UnixListener};
+
+        let root = root(&WHOLE[..2]);
+        let labels = root.path().join("train/labels");
+        fs::create_dir(&labels).unwrap();
+        let [pre, post] = [WHOLE[2], WHOLE[3]].map(|file| root.path().join(file));
+        // As a pipe, which would block its reader.
+        let _socket = UnixListener::bind(&post).unwrap();
+        symlink("nowhere", &pre).unwrap();
+        let targets = root.path().join("train/targets/a-fire_00000002_post_disaster_target.png");
+        fs::create_dir_all(&targets).unwrap();
+        let index = Index::read(root.path(), None).unwrap();
+        let problems = problems(&root, &index);
+        assert_eq!(problems.len(), 3, "{problems:?}");
+        assert_eq!(problems[0], format!("{}: not a regular file", WHOLE[3]));
+        assert!(problems[1].starts_with(&format!("{}: a link that cannot be followed: ", WHOLE[2])), "{problems:?}");
+        assert!(problems[2].ends_with("_target.png: not a regular file"), "{problems:?}");
+        assert_eq!(index.tiles, []);
+
+        // A link to a file is as good as the file.
+        fs::write(labels.join("text"), b"").unwrap();
+        for path in [&pre, &post] {
+            fs::remove_file(path).unwrap();
+            symlink("text", path).unwrap();
+        }
+        fs::remove_dir(&targets).unwrap();
+        let index = Index::read(root.path(), None).unwrap();
+        assert_eq!((index.problems.len(), index.tiles.len()), (0, 1));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_split_that_cannot_be_used_does_not_vanish() {
+        use std::ffi::OsStr;
+        use std::os::unix::{ffi::OsStrExt, fs::symlink};
+
+        let root = root(&WHOLE);
+        let odd = root.path().join(OsStr::from_bytes(b"sp\xe9"));
+        fs::create_dir_all(odd.join("images")).unwrap();
+        let index = Index::read(root.path(), None).unwrap();
+        assert_eq!(index.problems, [Problem { path: odd, message: "not used: its name is not UTF-8".to_owned() }]);
+        // A folder without permission is none for root, who may run the tests; a link to itself cannot be entered either.
+        symlink("val", root.path().join("val")).unwrap();
+        let error = Index::read(root.path(), None).unwrap_err();
+        assert!(matches!(&error, Error::Io { path, .. } if path.ends_with("val/images")), "{error}");
+        let train = Index::read(root.path(), Some(&["train".to_owned()])).unwrap();
+        assert_eq!((train.tiles.len(), train.problems.len()), (1, 0));
+        assert!(matches!(Index::read(root.path(), Some(&["val".to_owned()])), Err(Error::Io { .. })));
     }
 
     #[test]
