@@ -47,6 +47,18 @@ fn header_only(width: u32, height: u32) -> Vec<u8> {
 }
 
 #[test]
+fn a_header_beyond_all_memory_is_an_error_whatever_max_pixels() {
+    let folder = folder();
+    let path = write(&folder.path().join("huge.png"), &header_only(1 << 30, 1 << 30));
+    for error in [read_image(&path, u64::MAX).err(), read_target(&path, u64::MAX).err()] {
+        let error = error.expect("more than there is").to_string();
+        assert!(error.contains("huge.png: "), "{error}");
+    }
+    let error = read_image(&path, u64::MAX).unwrap_err().to_string();
+    assert!(error.contains("there is no memory for 1152921504606846976 x 3 values"), "{error}");
+}
+
+#[test]
 fn every_truncation_is_an_error_that_names_the_file() {
     let folder = folder();
     let path = folder.path().join("whole.png");

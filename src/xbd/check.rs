@@ -51,7 +51,7 @@ fn check_half(half: &TileFiles, phase: Phase, max_pixels: u64, found: &mut Found
     });
     found.take_size(&half.image, image);
     if let Some(path) = &half.label {
-        let label = found.take(path, Label::read(path));
+        let label = found.take(path, Label::read(path, max_pixels));
         if let Some(label) = &label {
             found.take_size(path, Ok((label.height, label.width)));
             if label.phase != phase {

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use ndarray::{Array3, ArrayViewMut3};
 
+use super::memory::zeros;
 use super::window::Window;
 use super::{png, tiff};
 use crate::Result;
@@ -48,7 +49,7 @@ impl ImageReader {
             Self::Png(reader) => reader.read(),
             Self::Tiff(reader) => {
                 let (height, width) = reader.size();
-                let mut planes = Array3::zeros((3, height, width));
+                let mut planes = zeros(reader.path(), (3, height, width))?;
                 reader.read_planes(Window::whole((height, width)), planes.view_mut())?;
                 Ok(planes.permuted_axes([1, 2, 0]).as_standard_layout().into_owned())
             }

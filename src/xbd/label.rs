@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use ndarray::Array2;
+use ndarray::{Array2, ArrayViewMut2};
 use serde::Deserialize;
 
 use super::class::{Subtype, UnClassified};
@@ -83,7 +83,7 @@ struct RawMetadata<'a> {
     width: u32,
     height: u32,
     #[serde(borrow, default)]
-    img_name: Cow<'a, str>,
+    img_name: Option<Cow<'a, str>>,
 }
 
 #[derive(Deserialize)]
@@ -105,30 +105,30 @@ struct RawProperties<'a> {
 }
 
 impl Label {
-    /// Reads a label file. Keys that a mask does not need are ignored.
+    /// Reads a label file. Keys that a mask does not need are ignored; an image of more than `max_pixels` pixels is an error.
     ///
     /// Before or after: by the file's name, else by `metadata.img_name`, else after where any feature has a subtype.
-    pub fn read(path: &Path) -> Result<Self> {
+    pub fn read(path: &Path, max_pixels: u64) -> Result<Self> {
         let mut bytes = Vec::new();
         let file = File::open(path).map_err(|source| Error::io(path, source))?;
         file.take(MAX_LABEL_BYTES + 1).read_to_end(&mut bytes).map_err(|source| Error::io(path, source))?;
         if bytes.len() as u64 > MAX_LABEL_BYTES {
             return Err(Error::file(path, format!("more than {MAX_LABEL_BYTES} bytes, too large for a label file")));
         }
-        Self::parse(path, &bytes)
+        Self::parse(path, &bytes, max_pixels)
     }
 
     /// Reads a label file's bytes; `path` is for its name and for errors.
-    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
+    pub fn parse(path: &Path, bytes: &[u8], max_pixels: u64) -> Result<Self> {
         let raw: RawLabel<'_> = serde_json::from_slice(bytes)
             .map_err(|error| Error::file(path, format!("not a label file in the xBD format: {error}")))?;
-        let (height, width) = check_pixels(path, raw.metadata.height, raw.metadata.width, super::png::MAX_PIXELS)?;
+        let (height, width) = check_pixels(path, raw.metadata.height, raw.metadata.width, max_pixels)?;
         let stem = |name: &str| Path::new(name).file_stem().and_then(|stem| Phase::from_stem(stem.to_str()?));
         let any_subtype = || raw.features.xy.iter().any(|feature| feature.properties.subtype.is_some());
         let phase = path
             .to_str()
             .and_then(stem)
-            .or_else(|| stem(&raw.metadata.img_name))
+            .or_else(|| raw.metadata.img_name.as_deref().and_then(stem))
             .unwrap_or_else(|| if any_subtype() { Phase::Post } else { Phase::Pre });
         let features = raw.features.xy.into_iter().map(|feature| Feature::parse(path, phase, feature));
         Ok(Self { phase, height, width, features: features.collect::<Result<_>>()? })
@@ -137,14 +137,19 @@ impl Label {
     /// The (H, W) mask: buildings drawn in file order, the later over the earlier; every building of a pre file is 1.
     pub fn rasterize(&self, un_classified: UnClassified) -> Array2<u8> {
         let mut mask = Array2::zeros((self.height, self.width));
+        self.draw(mask.view_mut(), un_classified);
+        mask
+    }
+
+    /// As [`Self::rasterize`], over a mask of zeros.
+    pub(super) fn draw(&self, mut mask: ArrayViewMut2<'_, u8>, un_classified: UnClassified) {
         let mut rasterizer = Rasterizer::default();
         for feature in &self.features {
             let class = feature.subtype.map_or(1, |subtype| subtype.class(un_classified));
             for polygon in &feature.polygons {
-                rasterizer.fill(&mut mask.view_mut(), polygon, class);
+                rasterizer.fill(&mut mask, polygon, class);
             }
         }
-        mask
     }
 }
 
@@ -174,6 +179,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::xbd::png::MAX_PIXELS;
 
     fn json(features: &str) -> String {
         format!(
@@ -186,7 +192,7 @@ mod tests {
     }
 
     fn parse(name: &str, features: &str) -> std::result::Result<Label, String> {
-        Label::parse(Path::new(name), json(features).as_bytes()).map_err(|error| error.to_string())
+        Label::parse(Path::new(name), json(features).as_bytes(), MAX_PIXELS).map_err(|error| error.to_string())
     }
 
     const SQUARE: &str = "POLYGON ((1 1, 4 1, 4 4, 1 4, 1 1))";
@@ -216,7 +222,9 @@ mod tests {
         assert_eq!(parse("other.json", &post).unwrap().phase, Phase::Post);
         assert_eq!(parse("other.json", &pre).unwrap().phase, Phase::Pre);
         let named = json(&post).replace("\"gsd\"", "\"img_name\": \"x_1_pre_disaster.png\", \"gsd\"");
-        assert_eq!(Label::parse(Path::new("other.json"), named.as_bytes()).unwrap().phase, Phase::Pre);
+        assert_eq!(Label::parse(Path::new("other.json"), named.as_bytes(), MAX_PIXELS).unwrap().phase, Phase::Pre);
+        let unnamed = json(&post).replace("\"gsd\"", "\"img_name\": null, \"gsd\"");
+        assert_eq!(Label::parse(Path::new("other.json"), unnamed.as_bytes(), MAX_PIXELS).unwrap().phase, Phase::Post);
     }
 
     #[test]
@@ -242,8 +250,12 @@ mod tests {
         let broken = parse(name, "{]").unwrap_err();
         assert!(broken.starts_with("d/x_1_post_disaster.json: not a label file in the xBD format: "), "{broken}");
         let huge = json("").replace("\"width\": 8", "\"width\": 4000000000");
-        let huge = Label::parse(Path::new(name), huge.as_bytes()).unwrap_err().to_string();
-        assert_eq!(huge, format!("{name}: 4000000000 x 6 = 24000000000 pixels, more than max_pixels = 67108864"));
+        let parse = |max_pixels| Label::parse(Path::new(name), huge.as_bytes(), max_pixels);
+        let message =
+            |max_pixels| format!("{name}: 4000000000 x 6 = 24000000000 pixels, more than max_pixels = {max_pixels}");
+        assert_eq!(parse(MAX_PIXELS).unwrap_err().to_string(), message(67_108_864));
+        assert_eq!(parse(5).unwrap_err().to_string(), message(5));
+        assert_eq!(parse(24_000_000_000).unwrap().width, 4_000_000_000);
     }
 
     #[test]
@@ -259,7 +271,7 @@ mod tests {
             let (at, cut) = (at % bytes.len(), cut % bytes.len());
             bytes[at] = byte;
             for bytes in [&bytes[..], &bytes[..cut]] {
-                if let Ok(label) = Label::parse(Path::new("x_1_post_disaster.json"), bytes) {
+                if let Ok(label) = Label::parse(Path::new("x_1_post_disaster.json"), bytes, MAX_PIXELS) {
                     // A damaged size may still be a legal one; drawing it is the raster tests' business.
                     if label.height * label.width < 1 << 20 {
                         label.rasterize(UnClassified::Ignore);

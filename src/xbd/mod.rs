@@ -8,6 +8,7 @@ pub mod index;
 pub mod label;
 pub mod loader;
 pub mod mask;
+mod memory;
 pub mod pack;
 pub mod parallel;
 pub mod png;

@@ -15,8 +15,9 @@ use safetensors::tensor::{Dtype, Metadata, TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::class::{IGNORE_INDEX, UnClassified};
-use super::index::{Index, Problem, Tile, TileFiles};
+use super::index::{Index, Problem, Tile, TileFiles, is_hidden};
 use super::label::Phase;
+use super::memory::zeros;
 use super::parallel::for_each_index;
 use super::png::check_pixels;
 use super::survey::Stamp;
@@ -278,9 +279,16 @@ pub fn pack<E: From<Error>>(
 ) -> std::result::Result<Packed, E> {
     let wanted = |disaster: &String| disasters.is_none_or(|disasters| disasters.contains(disaster));
     let tiles: Vec<_> = tiles.iter().filter(|tile| wanted(&tile.disaster)).collect();
+    let root = fs::canonicalize(root).map_err(|source| Error::io(root, source))?;
+    if root.to_str().is_none() {
+        // The list names it, and is text.
+        return Err(Error::value("root", root.display(), "a path that is UTF-8").into());
+    }
     let failed = |source| Error::io(out, source);
     fs::create_dir_all(out).map_err(failed)?;
-    let root = fs::canonicalize(root).map_err(|source| Error::io(root, source))?;
+    if fs::canonicalize(out).map_err(failed)? == root {
+        return Err(Error::value("out", out.display(), "another folder than root").into());
+    }
     let lock_path = out.join(".lock");
     let lock = File::create(&lock_path).map_err(|source| Error::io(&lock_path, source))?;
     // The system lets go of it when this process ends, however it ends.
@@ -353,7 +361,7 @@ fn write_tile(path: &Path, source: &TileSource, drawn: bool, sources: Sources, m
     let (height, width) = tile.size();
     let whole = Window::whole((height, width));
     let mask = tile.mask(whole)?;
-    let mut images = [Array3::zeros((3, height, width)), Array3::zeros((3, height, width))];
+    let mut images: [Array3<u8>; 2] = [zeros(path, (3, height, width))?, zeros(path, (3, height, width))?];
     for (phase, planes) in [Phase::Pre, Phase::Post].into_iter().zip(&mut images) {
         tile.read_image(phase, whole, planes.view_mut())?;
     }
@@ -381,10 +389,19 @@ pub(super) fn is_packed(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == EXTENSION)
 }
 
+/// What a folder of a pack holds; nothing where somebody has removed it.
+fn files_of(folder: &Path) -> Result<Vec<PathBuf>> {
+    let failed = |source| Error::io(folder, source);
+    let entries = match fs::read_dir(folder) {
+        Err(source) if source.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
+    };
+    entries.map(|entry| entry.map(|entry| entry.path()).map_err(failed)).collect()
+}
+
 /// Removes what a killed run has left half written: hidden files, see [`write_whole`]. The caller has the folder's lock.
 fn remove_partial(folder: &Path) -> Result<()> {
-    for entry in fs::read_dir(folder).map_err(|source| Error::io(folder, source))? {
-        let path = entry.map_err(|source| Error::io(folder, source))?.path();
+    for path in files_of(folder)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if name.starts_with('.') && name.contains(&format!(".{EXTENSION}.")) {
             fs::remove_file(&path).map_err(|source| Error::io(&path, source))?;
@@ -413,7 +430,7 @@ impl List {
 
 /// The tiles of a pack as an index, if `root` is one: all paths of a tile are its one file.
 ///
-/// Problems are files that are missing, and, where the packed root is there, sources that have changed since.
+/// Problems are files that are missing or not in the list, and, where the packed root is there, sources that have changed since.
 pub(super) fn index(root: &Path, splits: Option<&[String]>) -> Result<Option<Index>> {
     let Some(list) = List::read(root)? else { return Ok(None) };
     if let Some(missing) = splits.and_then(|splits| splits.iter().find(|split| !list.splits.contains_key(*split))) {
@@ -425,6 +442,13 @@ pub(super) fn index(root: &Path, splits: Option<&[String]>) -> Result<Option<Ind
     for (split, tiles) in list.splits {
         if splits.is_some_and(|splits| !splits.contains(&split)) {
             continue;
+        }
+        let listed: BTreeSet<_> = tiles.keys().map(|name| packed_path(root, &split, name)).collect();
+        for path in files_of(&root.join(&split))? {
+            if is_packed(&path) && !is_hidden(&path) && !listed.contains(&path) {
+                let message = "not used, for its sources were gone when this was packed: pack again or remove it";
+                index.problems.push(Problem { path, message: message.to_owned() });
+            }
         }
         for (name, entry) in tiles {
             let path = packed_path(root, &split, &name);
@@ -459,4 +483,78 @@ pub(super) fn read_mask(path: &Path, un_classified: UnClassified, max_pixels: u6
 /// Reads all of a packed tile.
 pub(super) fn check(path: &Path, max_pixels: u64) -> Result<()> {
     PackedTile::open(path, max_pixels)?.check()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::xbd::png::MAX_PIXELS;
+    use crate::xbd::synth::{SynthesizeOptions, synthesize};
+
+    fn made(split: &str, root: &Path) {
+        let options = SynthesizeOptions { tiles: 2, seed: 0, size: 64, split: split.to_owned(), un_classified: 0.0 };
+        synthesize(root, &options, || Result::Ok(())).unwrap();
+    }
+
+    fn packed(root: &Path, out: &Path) -> Result<Packed> {
+        pack(root, &Index::read(root, None)?.tiles, None, out, MAX_PIXELS, || Result::Ok(()))
+    }
+
+    #[test]
+    fn a_root_is_not_packed_into_itself() {
+        let root = tempfile::tempdir().unwrap();
+        made("train", root.path());
+        let out = root.path().join("train/..");
+        let error = packed(root.path(), &out).unwrap_err().to_string();
+        assert_eq!(error, format!("out: got {}, expected another folder than root", out.display()));
+        assert!(!root.path().join(".lock").exists());
+        assert_eq!(Index::read(root.path(), None).unwrap().tiles.len(), 2);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_root_that_the_list_cannot_name_is_refused_at_once() {
+        use std::os::unix::ffi::OsStrExt;
+
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join(std::ffi::OsStr::from_bytes(b"ro\xe9t"));
+        made("train", &root);
+        let out = folder.path().join("out");
+        let error = packed(&root, &out).unwrap_err().to_string();
+        assert!(error.starts_with("root: got ") && error.ends_with(", expected a path that is UTF-8"), "{error}");
+        assert!(!out.exists());
+    }
+
+    #[test]
+    fn a_removed_split_does_not_stop_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, out) = (folder.path().join("root"), folder.path().join("out"));
+        made("train", &root);
+        made("val", &root);
+        packed(&root, &out).unwrap();
+        fs::remove_dir_all(out.join("val")).unwrap();
+        fs::remove_dir_all(root.join("val")).unwrap();
+        assert_eq!(packed(&root, &out).unwrap(), Packed { written: 0, kept: 2 });
+        let index = Index::read(&out, None).unwrap();
+        assert_eq!(
+            (index.tiles.len(), index.problems.iter().filter(|p| p.message == "missing: pack again").count()),
+            (2, 2)
+        );
+    }
+
+    #[test]
+    fn a_tile_whose_sources_are_gone_is_told_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, out) = (folder.path().join("root"), folder.path().join("out"));
+        made("train", &root);
+        packed(&root, &out).unwrap();
+        let gone = &Index::read(&root, None).unwrap().tiles[0];
+        fs::remove_file(&gone.post.image).unwrap();
+        packed(&root, &out).unwrap();
+        let index = Index::read(&out, None).unwrap();
+        assert_eq!(index.tiles.len(), 1);
+        let path = packed_path(&out, "train", &gone.name);
+        let message = "not used, for its sources were gone when this was packed: pack again or remove it".to_owned();
+        assert_eq!(index.problems, [Problem { path, message }]);
+    }
 }

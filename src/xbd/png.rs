@@ -12,6 +12,7 @@ use png::{BitDepth, ColorType, Compression, DecodingError, Filter, Transformatio
 
 use self::rgb::Stream;
 use super::class::{CLASS_NAMES, IGNORE_INDEX};
+use super::memory::{reserve, zeroed};
 use super::window::{Planes, Window};
 use super::write::write_whole;
 use crate::{Error, Result};
@@ -73,7 +74,8 @@ impl ImageReader {
     /// Rows below the window are neither read nor checked: damage there goes unseen, and so may damage in the window's last
     /// IDAT chunk, whose checksum lies behind it. A window that ends at the last row checks the file to its end.
     pub fn read_window(self, window: Window) -> Result<Array3<u8>> {
-        let mut pixels = Vec::with_capacity(window.height * window.width * 3);
+        window.check(self.size(), &self.path)?;
+        let mut pixels = reserve(&self.path, window.height * window.width, 3)?;
         self.for_each_rgb_row(window, |_, row| pixels.extend_from_slice(row))?;
         Ok(Array3::from_shape_vec((window.height, window.width, 3), pixels).expect("every row has been pushed"))
     }
@@ -102,7 +104,7 @@ impl ImageReader {
             Rows::Any(reader) => {
                 let (color, _) = reader.output_color_type();
                 let channels = color.samples();
-                let mut rgb = Vec::with_capacity(3 * width);
+                let mut rgb = reserve(&self.path, width, 3)?;
                 for_each_row(&self.path, *reader, top, height, |row| {
                     let row = &row[left * channels..(left + width) * channels];
                     rgb.clear();
@@ -149,7 +151,7 @@ fn for_each_row(
     let decoding = |error| decoding(path, error);
     if reader.info().interlaced {
         let bytes = reader.output_buffer_size().ok_or_else(|| decoding(DecodingError::LimitsExceeded))?;
-        let mut frame = vec![0; bytes];
+        let mut frame = zeroed(path, bytes)?;
         let output = reader.next_frame(&mut frame).map_err(decoding)?;
         frame.chunks_exact(output.line_size).skip(top).take(count).try_for_each(take)?;
     } else {
@@ -182,7 +184,7 @@ pub fn read_target(path: &Path, max_pixels: u64) -> Result<Array2<u8>> {
     let reader = open_any(path, stream, Transformations::IDENTITY)?;
     let (color, depth) = reader.output_color_type();
     let channels = color.samples();
-    let mut mask = Vec::with_capacity(height * width);
+    let mut mask = reserve(path, height, width)?;
     for_each_row(path, reader, 0, height, |row| {
         let start = mask.len();
         match (color, depth) {

@@ -7,6 +7,7 @@ use ndarray::{Array2, Array3, ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMu
 use super::augment::{Augment, Color, Rect, Symmetry};
 use super::class::{UnClassified, count_classes};
 use super::label::Phase;
+use super::memory::zeros;
 use super::random::SplitMix64;
 use super::survey::Building;
 use super::tile::{OpenTile, TileSource};
@@ -95,9 +96,10 @@ impl SampleMut<'_> {
 }
 
 impl Image {
-    fn new(size: (usize, usize), normalized: bool) -> Self {
+    /// Zeros; `path` is for the error.
+    fn new(path: &Path, size: (usize, usize), normalized: bool) -> Result<Self> {
         let shape = (3, size.0, size.1);
-        if normalized { Self::Normalized(Array3::zeros(shape)) } else { Self::Bytes(Array3::zeros(shape)) }
+        Ok(if normalized { Self::Normalized(zeros(path, shape)?) } else { Self::Bytes(zeros(path, shape)?) })
     }
 
     fn view_mut(&mut self) -> ImageMut<'_> {
@@ -113,11 +115,11 @@ pub fn read_sample(source: &TileSource, place: Place, options: &SampleOptions, k
     let tile = source.open(options.un_classified, options.max_pixels)?;
     let size = options.crop.map_or(tile.size(), |side| (side, side));
     check_crop(source.path(), tile.size(), size)?;
-    let image = || Image::new(size, options.normalize.is_some());
-    let mut sample = Sample { pre: image(), post: image(), mask: Array2::zeros(size) };
+    let image = || Image::new(source.path(), size, options.normalize.is_some());
+    let mut sample = Sample { pre: image()?, post: image()?, mask: zeros(source.path(), size)? };
     let Sample { pre, post, mask } = &mut sample;
     let memory = SampleMut { pre: pre.view_mut(), post: post.view_mut(), mask: mask.view_mut() };
-    fill(tile, place, options, key, memory)?;
+    fill(source.path(), tile, place, options, key, memory)?;
     Ok(sample)
 }
 
@@ -139,7 +141,7 @@ pub fn fill_sample(
         let expected = format!("expected {} x {} as the other tiles have: set crop", output.1, output.0);
         return Err(Error::file(source.path(), format!("{} x {} pixels, {expected}", size.1, size.0)));
     }
-    fill(tile, place, options, key, memory)
+    fill(source.path(), tile, place, options, key, memory)
 }
 
 fn check_crop(path: &Path, (height, width): (usize, usize), crop: (usize, usize)) -> Result<()> {
@@ -151,6 +153,7 @@ fn check_crop(path: &Path, (height, width): (usize, usize), crop: (usize, usize)
 }
 
 fn fill(
+    path: &Path,
     mut tile: OpenTile,
     place: Place,
     options: &SampleOptions,
@@ -178,7 +181,7 @@ fn fill(
             }
             other => other,
         };
-        let mut pixels = Array3::zeros((3, bounds.height, bounds.width));
+        let mut pixels = zeros(path, (3, bounds.height, bounds.width))?;
         tile.read_image(phase, bounds, pixels.view_mut())?;
         if let Some(color) = color {
             color.apply(&mut pixels);

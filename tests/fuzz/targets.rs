@@ -8,7 +8,7 @@ use ndarray::s;
 use rarepixel::xbd::class::UnClassified;
 use rarepixel::xbd::index::Index;
 use rarepixel::xbd::label::Label;
-use rarepixel::xbd::png::{ImageReader, read_image, read_target};
+use rarepixel::xbd::png::{self, ImageReader, read_image, read_target};
 use rarepixel::xbd::raster::Rasterizer;
 use rarepixel::xbd::tile::TileSource;
 use rarepixel::xbd::window::Window;
@@ -39,7 +39,7 @@ pub fn png(bytes: &[u8]) {
 
 /// Labels, drawn where they are small.
 pub fn label(bytes: &[u8]) {
-    if let Ok(label) = Label::parse(Path::new("made.json"), bytes)
+    if let Ok(label) = Label::parse(Path::new("made.json"), bytes, png::MAX_PIXELS)
         && (label.height * label.width) as u64 <= MAX_PIXELS
     {
         label.rasterize(UnClassified::Ignore);

@@ -54,8 +54,13 @@ type FeatureTuple<'py> = (String, Option<&'static str>, Vec<Vec<Bound<'py, PyArr
 
 /// Phase, height, width and features of a label file.
 #[pyfunction]
-pub fn xbd_read_label(py: Python<'_>, path: PathBuf) -> PyResult<(&'static str, usize, usize, Vec<FeatureTuple<'_>>)> {
-    let label = py.detach(|| Label::read(&path))?;
+#[pyo3(signature = (path, max_pixels = png::MAX_PIXELS))]
+pub fn xbd_read_label(
+    py: Python<'_>,
+    path: PathBuf,
+    max_pixels: u64,
+) -> PyResult<(&'static str, usize, usize, Vec<FeatureTuple<'_>>)> {
+    let label = py.detach(|| Label::read(&path, max_pixels))?;
     let phase = match label.phase {
         Phase::Pre => "pre",
         Phase::Post => "post",
@@ -70,13 +75,15 @@ pub fn xbd_read_label(py: Python<'_>, path: PathBuf) -> PyResult<(&'static str, 
 
 /// The (H, W) mask of a label file.
 #[pyfunction]
+#[pyo3(signature = (path, un_classified, max_pixels = png::MAX_PIXELS))]
 pub fn xbd_rasterize_label<'py>(
     py: Python<'py>,
     path: PathBuf,
     un_classified: &str,
+    max_pixels: u64,
 ) -> PyResult<Bound<'py, PyArray2<u8>>> {
     let un_classified = UnClassified::from_name(un_classified)?;
-    let mask = py.detach(|| Ok::<_, Error>(Label::read(&path)?.rasterize(un_classified)))?;
+    let mask = py.detach(|| MaskSource::Label(path).read(un_classified, max_pixels))?;
     Ok(mask.into_pyarray(py))
 }
 

@@ -10,6 +10,7 @@ use png::{BitDepth, ColorType, Decoded, DecodingError, Info, StreamingDecoder, U
 
 use super::decoding;
 use super::unfilter::{ROWS, Unfilter};
+use crate::xbd::memory::zeroed;
 use crate::{Error, Result};
 
 /// Bytes that the inflater may refer back to.
@@ -81,8 +82,8 @@ impl Stream {
         mut take: impl FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
         let stride = 1 + 3 * self.info().width as usize;
-        let mut unfilter = Unfilter::new(columns);
-        let mut buffer = vec![0; LOOKBACK + GROWTH + ROWS.min(top + count) * stride];
+        let mut unfilter = Unfilter::new(path, columns)?;
+        let mut buffer = zeroed(path, LOOKBACK + GROWTH + ROWS.min(top + count) * stride)?;
         let mut region = UnfilterRegion::default();
         // Where the next row begins in the buffer.
         let mut start = 0;

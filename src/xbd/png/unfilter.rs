@@ -4,6 +4,10 @@
 //! row above it, are four chains; they share one SSE2 register, which every x86-64 machine has. Elsewhere, and for the rows
 //! left over, rows are undone one after the other. What lies right of the last wanted column is never looked at.
 
+use std::path::Path;
+
+use crate::xbd::memory::zeroed;
+
 /// Rows that are undone together.
 pub(super) const ROWS: usize = 4;
 
@@ -24,10 +28,10 @@ pub(super) struct Unfilter {
 }
 
 impl Unfilter {
-    /// For rows of which the first `pixels` pixels are wanted.
-    pub fn new(pixels: usize) -> Self {
+    /// For rows of which the first `pixels` pixels are wanted; `path` is for the error.
+    pub fn new(path: &Path, pixels: usize) -> crate::Result<Self> {
         let length = BYTES * pixels;
-        Self { above: vec![0; length + 1], rows: vec![0; ROWS * (length + 1)], length }
+        Ok(Self { above: zeroed(path, length + 1)?, rows: zeroed(path, ROWS * (length + 1))?, length })
     }
 
     /// Undoes `count` rows (1 to [`ROWS`]) that begin `stride` bytes apart, each with its filter type.
@@ -293,7 +297,7 @@ mod tests {
     /// In calls of at most `most` rows, of which the first `wanted` pixels.
     fn undone(stream: &[u8], pixels: usize, wanted: usize, most: usize) -> Vec<Vec<u8>> {
         let stride = 1 + BYTES * pixels;
-        let mut unfilter = Unfilter::new(wanted);
+        let mut unfilter = Unfilter::new(Path::new(""), wanted).unwrap();
         let mut rows = vec![];
         let mut at = 0;
         while at < stream.len() {
@@ -323,7 +327,7 @@ mod tests {
             // As the end of a longer buffer.
             let length = stream.len();
             stream.push(7);
-            let mut unfilter = Unfilter::new(pixels);
+            let mut unfilter = Unfilter::new(Path::new(""), pixels).unwrap();
             let count = filters.len().min(ROWS);
             let first = unfilter.undo(&stream[..], length / filters.len(), count).unwrap().map(<[u8]>::to_vec);
             prop_assert_eq!(&first.collect::<Vec<_>>()[..], &alone[..count]);
@@ -336,7 +340,7 @@ mod tests {
             let mut filters = [1; ROWS];
             filters[place] = 5;
             let stream = stream(3, &filters, 0);
-            assert_eq!(Unfilter::new(3).undo(&stream, 10, ROWS).err(), Some(5));
+            assert_eq!(Unfilter::new(Path::new(""), 3).unwrap().undo(&stream, 10, ROWS).err(), Some(5));
         }
     }
 

@@ -80,7 +80,7 @@ fn write_tile(folder: &Path, options: &SynthesizeOptions, index: usize) -> Resul
     for phase in [Phase::Pre, Phase::Post] {
         let [image, label, target] = index::paths(folder, &tile, phase);
         let annotation = annotation::annotate(&scene, phase, &tile);
-        let mask = Label::parse(&label, &annotation)?.rasterize(UnClassified::Ignore);
+        let mask = Label::parse(&label, &annotation, png::MAX_PIXELS)?.rasterize(UnClassified::Ignore);
         png::write_image(&image, render::render(&scene, phase).view())?;
         png::write_target(&target, mask.view())?;
         write_whole(&label, &annotation)?;
@@ -178,7 +178,7 @@ mod tests {
         let (_root, index) = make(&options(8, 96));
         for half in index.tiles.iter().flat_map(|tile| [&tile.pre, &tile.post]) {
             let target = png::read_target(half.target.as_ref().unwrap(), png::MAX_PIXELS).unwrap();
-            let label = Label::read(half.label.as_ref().unwrap()).unwrap();
+            let label = Label::read(half.label.as_ref().unwrap(), png::MAX_PIXELS).unwrap();
             assert_eq!(target, label.rasterize(UnClassified::Ignore));
         }
     }
