@@ -201,6 +201,8 @@ struct SurveyFile {
 pub struct Surveys {
     /// In the order of the tiles.
     pub tiles: Vec<Survey>,
+    /// What could not be read, where that is to be skipped.
+    pub skipped: Vec<Error>,
     /// Why the file could not be written.
     pub not_kept: Option<Error>,
 }
@@ -208,12 +210,14 @@ pub struct Surveys {
 /// Surveys tiles, taking from `file` those whose mask has not changed since, and keeps the result there.
 ///
 /// Entries of other tiles are kept. A file that cannot be read as one of these is written anew. `done` is called on this
-/// thread after each tile; its error, or a mask's, ends the survey.
+/// thread after each tile; its error, or a mask's, ends the survey. With `skip_errors`, a tile whose mask cannot be read has an
+/// empty survey instead, which is not kept.
 pub fn survey<E: From<Error>>(
     tiles: &[TileSource],
     file: &Path,
     un_classified: UnClassified,
     max_pixels: u64,
+    skip_errors: bool,
     mut done: impl FnMut() -> std::result::Result<(), E>,
 ) -> std::result::Result<Surveys, E> {
     let known = fs::read(file).ok().and_then(|bytes| serde_json::from_slice::<SurveyFile>(&bytes).ok());
@@ -225,35 +229,43 @@ pub fn survey<E: From<Error>>(
     };
     let one = |index: usize| {
         let tile = &tiles[index];
-        let stamp = Stamp::of(tile.mask_path())?;
-        let entry = match masks.get(&name(tile)).filter(|entry| entry.stamp == stamp) {
-            Some(_) => None,
-            None => Some(Entry {
-                stamp,
-                drawn: tile.mask_is_drawn(max_pixels)?,
-                survey: Survey::of(&tile.read_mask(max_pixels)?.view()),
-            }),
+        let fresh = || {
+            let stamp = Stamp::of(tile.mask_path())?;
+            if masks.get(&name(tile)).is_some_and(|entry| entry.stamp == stamp) {
+                return Ok(None);
+            }
+            let survey = Survey::of(&tile.read_mask(max_pixels)?.view());
+            Ok(Some(Entry { stamp, drawn: tile.mask_is_drawn(max_pixels)?, survey }))
         };
-        Ok((index, entry))
+        match fresh() {
+            Err(error) if !skip_errors => Err(error),
+            fresh => Ok((index, fresh)),
+        }
     };
-    let mut fresh = Vec::new();
+    let (mut fresh, mut failed) = (Vec::new(), BTreeMap::new());
     for_each_index(tiles.len(), one, |(index, entry)| {
-        fresh.extend(entry.map(|entry| (index, entry)));
+        match entry {
+            Ok(entry) => fresh.extend(entry.map(|entry| (index, entry))),
+            Err(error) => _ = failed.insert(index, error),
+        }
         done()
     })?;
     let changed = !fresh.is_empty();
     masks.extend(fresh.into_iter().map(|(index, entry)| (name(&tiles[index]), entry)));
-    let surveyed = |tile: &TileSource| {
-        let Entry { survey, drawn, .. } = &masks[&name(tile)];
-        let survey = survey.clone();
-        if *drawn { survey.with_un_classified(un_classified) } else { survey }
+    let surveyed = |(index, tile): (usize, &TileSource)| match masks.get(&name(tile)) {
+        Some(Entry { survey, drawn: true, .. }) if !failed.contains_key(&index) => {
+            survey.clone().with_un_classified(un_classified)
+        }
+        Some(Entry { survey, .. }) if !failed.contains_key(&index) => survey.clone(),
+        _ => Survey::default(),
     };
-    let tiles = tiles.iter().map(surveyed).collect();
+    let tiles = tiles.iter().enumerate().map(surveyed).collect();
+    let skipped = failed.into_values().collect();
     let not_kept = changed.then(|| {
         let bytes = serde_json::to_vec(&SurveyFile { version: VERSION, masks }).expect("has only text keys");
         write_whole(file, &bytes).err()
     });
-    Ok(Surveys { tiles, not_kept: not_kept.flatten() })
+    Ok(Surveys { tiles, skipped, not_kept: not_kept.flatten() })
 }
 
 #[cfg(test)]
@@ -325,7 +337,7 @@ mod tests {
     }
 
     fn take(tiles: &[TileSource], file: &Path) -> Surveys {
-        survey(tiles, file, UnClassified::Ignore, MAX_PIXELS, || Result::Ok(())).unwrap()
+        survey(tiles, file, UnClassified::Ignore, MAX_PIXELS, false, || Result::Ok(())).unwrap()
     }
 
     #[test]
@@ -352,6 +364,26 @@ mod tests {
         for damage in [&kept[..kept.len() / 2], b"{}", b"[1]", b"\xff"] {
             fs::write(&file, damage).unwrap();
             assert_eq!(take(&changed, &file).tiles, second.tiles);
+        }
+    }
+
+    #[test]
+    fn a_mask_that_cannot_be_read_is_an_error_or_an_empty_survey() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(".survey.json");
+        let [broken, whole] = ["a.png", "b.png"].map(|name| folder.path().join(name));
+        let tiles = [tile(&broken, &Array2::from_elem((4, 5), 1)), tile(&whole, &Array2::from_elem((4, 5), 2))];
+        // What the file says of it is not taken for what it is now.
+        take(&tiles, &file);
+        fs::write(&broken, b"broken").unwrap();
+        let survey =
+            |skip_errors| survey(&tiles, &file, UnClassified::Ignore, MAX_PIXELS, skip_errors, || Result::Ok(()));
+        assert!(survey(false).err().unwrap().to_string().contains("a.png: not a "));
+        for _ in 0..2 {
+            let surveys = survey(true).unwrap();
+            assert_eq!(surveys.tiles.iter().map(|survey| survey.buildings.len()).collect::<Vec<_>>(), [0, 1]);
+            let [error] = &surveys.skipped[..] else { panic!("one error") };
+            assert!(error.to_string().contains("a.png: not a "), "{error}");
         }
     }
 

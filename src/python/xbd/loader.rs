@@ -32,6 +32,9 @@ pub struct XBDFeed {
     /// Why the survey could not be kept.
     #[pyo3(get)]
     survey_not_kept: Option<String>,
+    /// What the survey could not read and skipped.
+    #[pyo3(get)]
+    survey_skipped: Vec<String>,
 }
 
 #[pymethods]
@@ -58,12 +61,14 @@ impl XBDFeed {
         let tile =
             |(pre, post, target, label): &TileFiles| TileSource::of(pre, post, target.as_deref(), label.as_deref());
         let tiles = tiles.iter().map(tile).collect::<Result<Vec<_>, Error>>()?;
-        let mut survey_not_kept = None;
+        let (mut survey_not_kept, mut survey_skipped) = (None, Vec::new());
         let sampler = match sampler {
             "uniform" => Sampler::Uniform,
-            "best_of_k" => Sampler::BestOf(candidates),
+            "best_of_k" => Sampler::best_of(candidates)?,
             "rare" => {
-                let surveys = py.detach(|| survey(&tiles, &survey_file, un_classified, max_pixels, check_signals))?;
+                let read = || survey(&tiles, &survey_file, un_classified, max_pixels, skip_errors, check_signals);
+                let surveys = py.detach(read)?;
+                survey_skipped = surveys.skipped.iter().map(Error::to_string).collect();
                 survey_not_kept = surveys.not_kept.map(|error| error.to_string());
                 Sampler::Rare(Rare::new(&surveys.tiles, class_weights)?)
             }
@@ -73,7 +78,7 @@ impl XBDFeed {
             }
         };
         let feed = Feed { tiles, options, sampler, shuffle, seed, skip_errors };
-        Ok(Self { feed: Arc::new(feed), survey_not_kept })
+        Ok(Self { feed: Arc::new(feed), survey_not_kept, survey_skipped })
     }
 
     /// The (pre, post, mask) arrays of tile `index`, cropped anywhere.
