@@ -1,6 +1,7 @@
 //! Label files: JSON with one feature for each building, its polygon in pixels as well-known text.
 
 use std::borrow::Cow;
+use std::convert::Infallible;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -9,6 +10,7 @@ use ndarray::{Array2, ArrayViewMut2};
 use serde::Deserialize;
 
 use super::class::{Subtype, UnClassified};
+use super::memory::zeros;
 use super::png::check_pixels;
 use super::raster::Rasterizer;
 use super::wkt::{self, Polygon};
@@ -134,22 +136,43 @@ impl Label {
         Ok(Self { phase, height, width, features: features.collect::<Result<_>>()? })
     }
 
+    /// Reads a label file's mask, see [`Self::read`] and [`Self::rasterize`].
+    ///
+    /// `between` is called before each building is drawn, and its error ends the drawing.
+    pub fn read_mask<E: From<Error>>(
+        path: &Path,
+        un_classified: UnClassified,
+        max_pixels: u64,
+        between: impl FnMut() -> std::result::Result<(), E>,
+    ) -> std::result::Result<Array2<u8>, E> {
+        let label = Self::read(path, max_pixels)?;
+        let mut mask = zeros(path, (label.height, label.width))?;
+        label.draw(mask.view_mut(), un_classified, between)?;
+        Ok(mask)
+    }
+
     /// The (H, W) mask: buildings drawn in file order, the later over the earlier; every building of a pre file is 1.
     pub fn rasterize(&self, un_classified: UnClassified) -> Array2<u8> {
         let mut mask = Array2::zeros((self.height, self.width));
-        self.draw(mask.view_mut(), un_classified);
+        let Ok(()) = self.draw::<Infallible>(mask.view_mut(), un_classified, || Ok(()));
         mask
     }
 
-    /// As [`Self::rasterize`], over a mask of zeros.
-    pub(super) fn draw(&self, mut mask: ArrayViewMut2<'_, u8>, un_classified: UnClassified) {
+    fn draw<E>(
+        &self,
+        mut mask: ArrayViewMut2<'_, u8>,
+        un_classified: UnClassified,
+        mut between: impl FnMut() -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
         let mut rasterizer = Rasterizer::default();
         for feature in &self.features {
+            between()?;
             let class = feature.subtype.map_or(1, |subtype| subtype.class(un_classified));
             for polygon in &feature.polygons {
                 rasterizer.fill(&mut mask, polygon, class);
             }
         }
+        Ok(())
     }
 }
 
@@ -256,6 +279,22 @@ mod tests {
         assert_eq!(parse(MAX_PIXELS).unwrap_err().to_string(), message(67_108_864));
         assert_eq!(parse(5).unwrap_err().to_string(), message(5));
         assert_eq!(parse(24_000_000_000).unwrap().width, 4_000_000_000);
+    }
+
+    #[test]
+    fn drawing_ends_where_it_is_interrupted() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x_1_pre_disaster.json");
+        std::fs::write(&path, json(&vec![feature("", SQUARE); 5].join(","))).unwrap();
+        let read = |most: usize| {
+            let mut drawn = 0;
+            let between = || {
+                drawn += 1;
+                if drawn > most { Err(Error::value("drawn", drawn, most)) } else { Ok(()) }
+            };
+            (Label::read_mask(&path, UnClassified::Ignore, MAX_PIXELS, between).is_ok(), drawn)
+        };
+        assert_eq!((read(5), read(2)), ((true, 5), (false, 3)));
     }
 
     #[test]

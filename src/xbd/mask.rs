@@ -6,7 +6,6 @@ use ndarray::Array2;
 
 use super::class::{CLASS_NAMES, UnClassified, count_classes};
 use super::label::Label;
-use super::memory::zeros;
 use super::parallel::for_each_index;
 use super::{pack, png};
 use crate::{Error, Result};
@@ -39,12 +38,7 @@ impl MaskSource {
         match self {
             Self::Target(path) if pack::is_packed(path) => pack::read_mask(path, un_classified, max_pixels),
             Self::Target(path) => png::read_target(path, max_pixels),
-            Self::Label(path) => {
-                let label = Label::read(path, max_pixels)?;
-                let mut mask = zeros(path, (label.height, label.width))?;
-                label.draw(mask.view_mut(), un_classified);
-                Ok(mask)
-            }
+            Self::Label(path) => Label::read_mask(path, un_classified, max_pixels, || Ok(())),
         }
     }
 }

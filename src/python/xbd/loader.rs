@@ -3,13 +3,12 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use numpy::{IntoPyArray, PyArray1};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use super::check_signals;
+use super::{PATIENCE, check_signals};
 use crate::Error;
 use crate::cpu::pool::default_threads;
 use crate::xbd::augment::{Augment, Chance};
@@ -18,9 +17,6 @@ use crate::xbd::loader::{Feed, Filled, Memory, Progress, Rare, Run, Sampler, Sha
 use crate::xbd::sample::{Image, Place, Sample, SampleOptions, read_sample};
 use crate::xbd::survey::survey;
 use crate::xbd::tile::TileSource;
-
-/// How long a wait may keep Ctrl-C from being seen.
-const PATIENCE: Duration = Duration::from_millis(50);
 
 /// The images before and after, then target and label of the image after, of which one is needed.
 type TileFiles = (PathBuf, PathBuf, Option<PathBuf>, Option<PathBuf>);

@@ -3,6 +3,7 @@
 mod loader;
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyArray3};
 use pyo3::prelude::*;
@@ -19,6 +20,9 @@ use crate::xbd::pack::pack;
 use crate::xbd::png;
 use crate::xbd::synth::{SynthesizeOptions, synthesize};
 use crate::{Error, Result};
+
+/// How long work may keep Ctrl-C from being seen.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// Split, name, disaster, then image, label and target of pre and of post.
 type TileTuple = (String, String, String, HalfTuple, HalfTuple);
@@ -83,7 +87,16 @@ pub fn xbd_rasterize_label<'py>(
     max_pixels: u64,
 ) -> PyResult<Bound<'py, PyArray2<u8>>> {
     let un_classified = UnClassified::from_name(un_classified)?;
-    let mask = py.detach(|| MaskSource::Label(path).read(un_classified, max_pixels))?;
+    let mut checked = Instant::now();
+    let between = || {
+        // Not for each building: other threads may hold the GIL, and each time is a wait for it.
+        if checked.elapsed() < PATIENCE {
+            return Ok(());
+        }
+        checked = Instant::now();
+        check_signals()
+    };
+    let mask = py.detach(|| Label::read_mask(&path, un_classified, max_pixels, between))?;
     Ok(mask.into_pyarray(py))
 }
 
