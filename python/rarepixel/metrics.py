@@ -7,7 +7,6 @@ tensors are counted on their device, and the counts stay there until they are re
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
+from ._arguments import integer
 from ._arrays import Array, described, foldable, is_floating, labels, on_one_device, predictions, readable, threads
 
 if TYPE_CHECKING:
@@ -65,10 +65,10 @@ class ConfusionMatrix:
     """
 
     def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
-        self.num_classes = _integer("num_classes", num_classes)
+        self.num_classes = integer("num_classes", num_classes)
         if self.num_classes < 2:
             raise ValueError(f"num_classes: got {num_classes}, expected at least 2")
-        self.ignore_index = _integer("ignore_index", ignore_index)
+        self.ignore_index = integer("ignore_index", ignore_index)
         self._matrix = np.zeros((self.num_classes, self.num_classes), dtype=np.int64)
         # What was counted on CUDA devices: (C * C + 2) int64 each, the counts and how many labels were wrong.
         self._on_devices: dict[torch.device, torch.Tensor] = {}
@@ -435,18 +435,6 @@ def xview2_score(
     metric = XView2Metric(ignore_index)
     metric.update(input, target, localization, localization_target)
     return metric.compute()
-
-
-def _integer(name: str, value: Any) -> int:
-    """An argument of any integer type that fits into 64 bits."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}: got {value!r}, expected an integer") from None
-    bounds = np.iinfo(np.int64)
-    if not bounds.min <= number <= bounds.max:
-        raise ValueError(f"{name}: got {number}, expected an integer of 64 bits")
-    return number
 
 
 def _check_state(state: Any, metric: object, settings: Sequence[str], counts: Sequence[str]) -> None:

@@ -257,11 +257,15 @@ def test_labels_of_64_bits_are_not_cut_off(label):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"num_classes": 5.0}, TypeError, "num_classes: got 5.0, expected an integer"),
-        ({"num_classes": "5"}, TypeError, "num_classes: got '5', expected an integer"),
-        ({"ignore_index": None}, TypeError, "ignore_index: got None, expected an integer"),
-        ({"ignore_index": 255.0}, TypeError, "ignore_index: got 255.0, expected an integer"),
-        ({"ignore_index": 2**63}, ValueError, "ignore_index: got 9223372036854775808, expected an integer of 64 bits"),
+        ({"num_classes": 5.0}, TypeError, "num_classes: got 5.0, expected a whole number"),
+        ({"num_classes": "5"}, TypeError, "num_classes: got '5', expected a whole number"),
+        ({"ignore_index": None}, TypeError, "ignore_index: got None, expected a whole number"),
+        ({"ignore_index": 255.0}, TypeError, "ignore_index: got 255.0, expected a whole number"),
+        (
+            {"ignore_index": 2**63},
+            ValueError,
+            "ignore_index: got 9223372036854775808, expected -9223372036854775808 to",
+        ),
     ],
 )
 def test_arguments_are_checked_when_it_is_made(arguments, error, message):

@@ -33,7 +33,7 @@ import numpy.typing as npt
 
 from rarepixel import _core
 
-from ._arguments import integer
+from .._arguments import integer
 
 if TYPE_CHECKING:
     from .augment import Augment

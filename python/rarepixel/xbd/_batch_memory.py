@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ._arguments import boolean
+from .._arguments import boolean
 
 
 class BatchMemory:

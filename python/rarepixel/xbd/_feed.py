@@ -11,8 +11,8 @@ import numpy as np
 
 from rarepixel import _core
 
+from .._arguments import number
 from . import CLASS_NAMES, StrPath, Tile, UnClassified
-from ._arguments import number
 from .augment import Augment
 
 MeanStd: TypeAlias = tuple[Sequence[float], Sequence[float]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from ._arguments import number
+from .._arguments import number
 
 __all__ = ["Augment"]
 

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
+from .._arguments import integer, whole_number
 from . import MAX_PIXELS, StrPath, Tile, UnClassified, _count, _select
-from ._arguments import integer, whole_number
 from ._feed import MeanStd, make_feed
 from .augment import Augment
 

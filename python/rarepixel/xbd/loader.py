@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from rarepixel import _core
 
+from .._arguments import boolean, integer
 from . import MAX_PIXELS, StrPath, Tile, UnClassified, _select
-from ._arguments import boolean, integer
 from ._batch_memory import BatchMemory
 from ._feed import MeanStd, Sampler, make_feed, survey_file, weights_of_classes
 from .augment import Augment
@@ -87,7 +87,7 @@ class XBDLoader:
         class_weights: five finite numbers for ``"rare"``, in any scale, in the order of
             :data:`rarepixel.xbd.CLASS_NAMES`; that of the background stands for a crop anywhere. Classes that no tile
             has are left out.
-        candidates: for ``"best_of_k"``.
+        candidates: for ``"best_of_k"``, 1 to 1024.
         samples_per_epoch: pairs of an epoch over all ranks; by default as many as there are tiles.
         un_classified: ``"ignore"`` (255), ``"no-damage"`` (1) or ``"background"`` (0), for masks drawn from labels.
         seed: 0 to 2^63 - 1.
@@ -215,6 +215,9 @@ class XBDLoader:
         )
         if self._feed.survey_not_kept is not None:
             warnings.warn(f"the survey could not be kept: {self._feed.survey_not_kept}", stacklevel=2)
+        if skipped := self._feed.survey_skipped:
+            text = f"{len(skipped)} tiles have no labels that can be read, and are not drawn; the first: {skipped[0]}"
+            warnings.warn(text, stacklevel=2)
         self._sampler = sampler
         self._on_error = on_error
         self._pixels = np.zeros(6, dtype=np.int64)

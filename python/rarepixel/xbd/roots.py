@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from rarepixel import _core
 
+from .._arguments import integer
 from . import MAX_PIXELS, Problem, StrPath, UnClassified, _found, _of_disasters, _split_names
-from ._arguments import integer
 
 __all__ = ["check", "pack", "write_targets"]
 

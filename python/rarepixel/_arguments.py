@@ -14,7 +14,8 @@ def whole_number(argument: str, value: object) -> int:
         raise TypeError(f"{argument}: got {value!r}, expected a whole number") from None
 
 
-def integer(argument: str, value: object, low: int, high: int = (1 << 63) - 1) -> int:
+def integer(argument: str, value: object, low: int = -(1 << 63), high: int = (1 << 63) - 1) -> int:
+    """One of 64 bits, or of fewer."""
     number = whole_number(argument, value)
     if not low <= number <= high:
         raise ValueError(f"{argument}: got {number}, expected {low} to {high}")
