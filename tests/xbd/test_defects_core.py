@@ -43,7 +43,8 @@ def test_one_broken_label_does_not_stop_a_survey_that_skips(root: Path, tmp_path
     options = {"batch_size": 2, "crop": 32, "sampler": "rare", "output": "numpy"}
     with pytest.raises(ValueError, match=f"{broken.post.label.name}: not a label file"):
         rp.xbd.XBDLoader(copy, **options)
-    loader = rp.xbd.XBDLoader(copy, on_error="skip", **options)
+    with pytest.warns(UserWarning, match="which are not drawn: 1, the first: "):
+        loader = rp.xbd.XBDLoader(copy, on_error="skip", **options)
     (skipped,) = loader._feed.survey_skipped
     assert broken.post.label.name in skipped
     assert len(list(loader)) == 4
