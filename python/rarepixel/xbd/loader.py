@@ -216,7 +216,7 @@ class XBDLoader:
         if self._feed.survey_not_kept is not None:
             warnings.warn(f"the survey could not be kept: {self._feed.survey_not_kept}", stacklevel=2)
         if skipped := self._feed.survey_skipped:
-            text = f"tiles whose labels cannot be read, and which are not drawn: {len(skipped)}, the first: {skipped[0]}"
+            text = f"tiles whose labels cannot be read, which are not drawn: {len(skipped)}, the first: {skipped[0]}"
             warnings.warn(text, stacklevel=2)
         self._sampler = sampler
         self._on_error = on_error
