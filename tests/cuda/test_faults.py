@@ -111,6 +111,7 @@ def test_an_nvrtc_that_is_too_old(emulator: object, tmp_path: Path) -> None:
     assert "NVRTC is 11.7 (libnvrtc.so): 12.1 or newer is needed" in text
 
 
+@pytest.mark.usefixtures("emulator")  # without which there may be no NVRTC of torch's
 def test_torchs_nvrtc_comes_before_the_library_paths(tmp_path: Path) -> None:
     """One of another CUDA there may be too old, or too new for the driver."""
     other = library(tmp_path, "libnvrtc.so", "int nvrtcVersion(int *major, int *minor) { return 0; }")
