@@ -374,6 +374,7 @@ def test_weights_of_stages_go_with_the_logits() -> None:
 
 
 def test_compiled_with_batches_of_several_sizes() -> None:
+    torch.compiler.reset()  # what other tests compiled counts as recompilation
     criterion = rp.MultiScaleLoss([{"dice": {}}, {"focal": {}}])
     compiled = torch.compile(criterion, fullgraph=True, backend="aot_eager")
     for samples in (2, 3, 5):

@@ -61,7 +61,9 @@ def cross_entropy(
         ignore_index: label of pixels that do not count.
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` (a loss for each pixel, 0 at ignored ones).
         label_smoothing: the share of the target mass that is spread evenly over the classes, in [0, 1].
-        upsample, align_corners, sync: see :mod:`rarepixel.functional`; off by default.
+        upsample: take the loss of smaller logits as if they were interpolated to the size of the target.
+        align_corners: of that interpolation, as in ``F.interpolate``.
+        sync: add up the sums of all ranks, or of a process group.
 
     Returns:
         A scalar, or (N, \\*spatial) with ``reduction="none"``.
@@ -118,7 +120,9 @@ def focal_loss(
         ignore_index: label of pixels that do not count.
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` (a loss for each pixel, 0 at ignored ones).
         pt: where the probability of the target class comes from: ``"softmax"`` or ``"weighted_ce"``.
-        upsample, align_corners, sync: see :mod:`rarepixel.functional`; off by default.
+        upsample: take the loss of smaller logits as if they were interpolated to the size of the target.
+        align_corners: of that interpolation, as in ``F.interpolate``.
+        sync: add up the sums of all ranks, or of a process group.
 
     Returns:
         A scalar, or (N, \\*spatial) with ``reduction="none"``.
@@ -180,7 +184,9 @@ def dice_loss(
             it is predicted), or ``"skip"``, nothing. Not read in micro.
         weight: one finite weight of at least 0 for each class; default: all 1.
         ignore_index: label of pixels that do not count.
-        upsample, align_corners, sync: see :mod:`rarepixel.functional`; off by default.
+        upsample: take the loss of smaller logits as if they were interpolated to the size of the target.
+        align_corners: of that interpolation, as in ``F.interpolate``.
+        sync: add up the sums of all ranks, or of a process group.
 
     Returns:
         A scalar.
@@ -246,7 +252,9 @@ def dice_focal_loss(
         dice_weight: the ``weight`` of :func:`dice_loss`.
         lambda_focal: the factor before the focal term.
         lambda_dice: the factor before the Dice term.
-        upsample, align_corners, sync: see :mod:`rarepixel.functional`; off by default.
+        upsample: take the loss of smaller logits as if they were interpolated to the size of the target.
+        align_corners: of that interpolation, as in ``F.interpolate``.
+        sync: add up the sums of all ranks, or of a process group.
 
     Returns:
         A scalar.
@@ -318,7 +326,9 @@ def tversky_loss(
         absent: as in :func:`dice_loss`.
         weight: one finite weight of at least 0 for each class; default: all 1.
         ignore_index: label of pixels that do not count.
-        upsample, align_corners, sync: see :mod:`rarepixel.functional`; off by default.
+        upsample: take the loss of smaller logits as if they were interpolated to the size of the target.
+        align_corners: of that interpolation, as in ``F.interpolate``.
+        sync: add up the sums of all ranks, or of a process group.
 
     Returns:
         A scalar.
