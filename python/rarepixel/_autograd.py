@@ -84,13 +84,12 @@ def _gradient(call: Call, saved: Sequence[Tensor], index: int, grad_output: Tens
         scale = grad_output.item()
         if scale == call.scale:
             return gradient
-        # An infinite one makes nan of the 0 at an ignored pixel.
-        if gradient.dtype not in _HALF and math.isfinite(scale):
-            return gradient.mul_(scale)
         if gradient.dtype in _HALF:
             if len(_last_scale) >= 256:  # images of ever new sizes
                 _last_scale.clear()
             _last_scale[call.options, gradient.shape] = scale
+        elif math.isfinite(scale):  # an infinite one makes nan of the 0 at an ignored pixel
+            return gradient.mul_(scale)
     gradient = _calls.backward(call, saved[index], saved[len(saved) // 2 + index], grad_output, gradient)
     call.labels = None
     return gradient

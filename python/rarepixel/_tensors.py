@@ -35,12 +35,17 @@ def compute_dtype(input: Tensor) -> torch.dtype:
     return torch.float64 if input.dtype == torch.float64 else torch.float32
 
 
-def prepared(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Operands as Rust reads them: foldable, and a one-hot or soft target in the type of the computation."""
+def expect_logits(input: Tensor) -> None:
+    """That there are samples and classes."""
     if input.ndim < 2:
         raise ValueError(
             f"input: got shape {list(input.shape)}, expected (N, C, *spatial) with 0 to 3 spatial dimensions"
         )
+
+
+def prepared(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Operands as Rust reads them: foldable, and a one-hot or soft target in the type of the computation."""
+    expect_logits(input)
     if target.ndim == input.ndim:
         return foldable(input, 2), foldable(target.to(compute_dtype(input)), 2)
     return foldable(input, 2), foldable(target, 1)

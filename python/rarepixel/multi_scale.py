@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from . import options
+from ._arguments import number
 from .ops import Sync, Term, losses
 from .options import Options
 
@@ -61,11 +62,9 @@ class Stage:
             raise ValueError("Stage: got dice and tversky, expected one of them at most")
         if all(term is None for term in (self.cross_entropy, self.focal, self.dice, self.tversky)):
             raise ValueError("Stage: got no term, expected cross_entropy, focal, dice or tversky")
-        for name, number in (("weight", self.weight), ("scale", 1.0 if self.scale is None else self.scale)):
-            if isinstance(number, str) or not hasattr(number, "__float__"):
-                raise TypeError(f"{name}: got {number!r}, expected a number")
-            if not isfinite(number):
-                raise ValueError(f"{name}: got {number}, expected a finite number")
+        for name, value in (("weight", self.weight), ("scale", 1.0 if self.scale is None else self.scale)):
+            if not isfinite(number(name, value)):
+                raise ValueError(f"{name}: got {value}, expected a finite number")
         if self.scale is not None and not self.scale > 0:
             raise ValueError(f"scale: got {self.scale}, expected a number above 0")
         pixel = Options()

@@ -216,11 +216,9 @@ _LABELS = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
 def _check_shapes(input: Tensor, target: Tensor, options: Options) -> None:
     """The checks of the kernels, from shapes and types alone: a transform may hide the rest."""
-    if input.ndim < 2:
-        raise ValueError(f"input: got shape {list(input.shape)}, expected (N, C, *spatial)")
-    indices = [input.shape[0], *input.shape[2:]]
+    _tensors.expect_logits(input)
     soft = target.ndim == input.ndim and options.pixel == "none"
-    expected = list(input.shape) if soft else indices
+    expected = list(input.shape) if soft else [input.shape[0], *input.shape[2:]]
     if options.target_mode == "exact" and list(target.shape) != expected:
         raise ValueError(
             f"target: got shape {list(target.shape)}, expected {expected}: "

@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from . import _core
+from ._arguments import boolean, number
 
 
 class Options(NamedTuple):
@@ -35,8 +36,9 @@ def spec(options: Options) -> _core.LossSpec:
     """The options as Rust takes them; the error names the one that is wrong."""
     try:
         return _spec(options)
-    except (TypeError, OverflowError) as error:
-        raise _named(options) or error from error
+    except (TypeError, OverflowError):
+        _expect_types(options)
+        raise
 
 
 @lru_cache(maxsize=256)
@@ -57,21 +59,20 @@ def _alike(value: Any, default: Any) -> Any:
 _NAMES = {"lambda_pixel": "lambda_focal", "lambda_region": "lambda_dice"}
 
 
-def _named(options: Options) -> TypeError | ValueError | None:
-    """The error for the first option of a wrong type, if there is one."""
+def _expect_types(options: Options) -> None:
+    """Raises for the first option of a wrong type, if there is one."""
     for field, value in options._asdict().items():
         name, kind = _NAMES.get(field, field), type(Options._field_defaults[field])
-        if kind is bool and not isinstance(value, bool):
-            return TypeError(f"{name}: got {value!r}, expected True or False")
-        if kind is str and not isinstance(value, str):
-            return TypeError(f"{name}: got {value!r}, expected a string")
-        if kind is float and (isinstance(value, str) or not hasattr(value, "__float__")):
-            return TypeError(f"{name}: got {value!r}, expected a number")
-        if kind is int and not hasattr(value, "__index__"):
-            return TypeError(f"{name}: got {value!r}, expected an integer")
-        if kind is int and not -(2**63) <= value < 2**63:
-            return ValueError(f"{name}: got {value}, expected an integer of 64 bits")
-    return None
+        if kind is bool:
+            boolean(name, value)
+        elif kind is float:
+            number(name, value)
+        elif kind is str and not isinstance(value, str):
+            raise TypeError(f"{name}: got {value!r}, expected a string")
+        elif kind is int and not hasattr(value, "__index__"):
+            raise TypeError(f"{name}: got {value!r}, expected an integer")
+        elif kind is int and not -(2**63) <= value < 2**63:
+            raise ValueError(f"{name}: got {value}, expected an integer of 64 bits")
 
 
 def cross_entropy(ignore_index: int, reduction: str, label_smoothing: float) -> Options:

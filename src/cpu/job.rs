@@ -19,7 +19,7 @@ const TILE_ELEMENTS: usize = 8192;
 /// Logits of more classes are copied together first. Planes are often a power of two apart, and then all lines of a register share a set of
 /// the first-level cache, which has 8 to 12 places: each would be gone before it is read again.
 const MOST_IN_PLACE: usize = 15;
-/// Elements of such a copy, beside which what comes next has room,
+/// Elements of such a copy, beside which what comes next of the planes has room,
 const COPIED_ELEMENTS: usize = 4096;
 /// unless it had fewer pixels than this: shorter pieces of a plane are slow to read.
 const LEAST_COPIED: usize = 128;
@@ -87,10 +87,12 @@ pub struct Scratch<T> {
 }
 
 impl<T: Element> Scratch<T> {
-    /// For tiles of `classes` classes.
-    pub fn new(classes: usize) -> Self {
+    /// For tiles of these logits.
+    pub fn new(input: &View<'_>) -> Self {
+        let classes = input.channels;
         let most = TILE_ELEMENTS / classes.max(1);
-        let pixels = if classes > MOST_IN_PLACE { most.min(LEAST_COPIED.max(COPIED_ELEMENTS / classes)) } else { most };
+        let copied = in_place::<T>(input) && classes > MOST_IN_PLACE;
+        let pixels = if copied { most.min(LEAST_COPIED.max(COPIED_ELEMENTS / classes)) } else { most };
         let tile = pixels.clamp(MAX_LANES, MAX_TILE) / MAX_LANES * MAX_LANES;
         // The others are made when a tile first needs them: planar float32 never does.
         Self {
@@ -104,6 +106,11 @@ impl<T: Element> Scratch<T> {
             banks: kernel::Banks::new(classes),
         }
     }
+}
+
+/// Whether a kernel can use the view's memory: planes in the type of the computation.
+fn in_place<T: Element>(view: &View<'_>) -> bool {
+    view.strides[2] == 1 && view.dtype() == T::DTYPE
 }
 
 /// What a job found.
@@ -125,11 +132,10 @@ pub fn run<T: Element, M: Mode>(
     let soft = matches!(job.target, Target::Soft(..));
     let parts = if !(M::REDUCE && M::REGION) { 0 } else { 2 + usize::from(soft) };
     let mut sums = LaneSums::new(classes, parts);
-    let in_place = |view: &View<'_>| view.strides[2] == 1 && view.dtype() == T::DTYPE;
     // What was kept is read once.
-    let logits_in_place = in_place(&job.input) && (classes <= MOST_IN_PLACE || M::KEPT);
-    let soft_in_place = matches!(&job.target, Target::Soft(view, _) if in_place(view));
-    let gradient_in_place = job.gradient.as_ref().is_some_and(in_place);
+    let logits_in_place = in_place::<T>(&job.input) && (classes <= MOST_IN_PLACE || M::KEPT);
+    let soft_in_place = matches!(&job.target, Target::Soft(view, _) if in_place::<T>(view));
+    let gradient_in_place = job.gradient.as_ref().is_some_and(in_place::<T>);
     let some_in_place = logits_in_place || soft_in_place || gradient_in_place;
     let pixels = job.input.pixels;
     if let Some(view) = &job.gradient

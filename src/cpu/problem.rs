@@ -500,7 +500,7 @@ impl<'a> Problem<'a> {
             to,
         };
         let results = self.each_job(
-            || Scratch::<T>::new(self.classes()),
+            || Scratch::<T>::new(&self.input),
             |scratch, row, from, to| {
                 let job = if per_sample { make(row, from, to) } else { make(row, from, to).joined() };
                 with_mode!(pass, self.spec, |M| job::run::<T, M>(set, job, scratch))

@@ -27,8 +27,8 @@ pub struct Resize<'a> {
 }
 
 impl Resize<'_> {
-    /// The most frequent class of each pixel's window, into (N, height * width) of int32, [`IGNORED`] where nothing in it is valid. Of several, it is the one
-    /// with the fewest pixels in the batch, then the last. `totals` are the pixels of each class in the batch.
+    /// The most frequent class of each pixel's window, into (N, height * width) of int32, [`IGNORED`] where nothing in it is valid.
+    /// Of several, it is the one with the fewest pixels in the batch, then the last. `totals` are the pixels of each class in the batch.
     pub fn majority(&self, totals: &[u64], to: View<'_>) -> Result<()> {
         let mut order: Vec<usize> = (0..totals.len()).collect();
         order.sort_by_key(|&class| (totals[class], Reverse(class)));

@@ -214,7 +214,7 @@ unsafe fn scatter_as<V: Vector, S: Storage>(run: Run<'_, V::Element>) {
                 for i in (whole..converted).step_by(V::LANES) {
                     S::store(V::load(from.add(i)), some.as_mut_ptr().cast());
                     for lane in 0..V::LANES {
-                        let value = some[lane].assume_init();
+                        let value = some[lane].assume_init(); // the store wrote LANES of them
                         to.offset((i + lane) as isize * pixel_stride).write_unaligned(value);
                     }
                 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -133,3 +134,17 @@ def test_the_real_root(real: Path) -> None:
         "guatemala-volcano_00000016": "train",
     }
     assert rp.xbd.pixel_counts(real, un_classified="background").sum() == 5 * 1024 * 1024
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are Unix's")
+def test_a_named_pipe_is_a_problem_and_not_waited_for(copy: Path) -> None:
+    shutil.rmtree(copy / "train/targets")
+    label = rp.xbd.index(copy).tiles[0].post.label
+    assert label is not None
+    label.unlink()
+    os.mkfifo(label)
+    (problem,) = rp.xbd.index(copy).problems
+    assert (problem.path, problem.message) == (label, "not a regular file")
+    assert len(rp.xbd.index(copy).tiles) == 7
+    with pytest.warns(UserWarning, match="not a regular file"):
+        rp.xbd.pixel_counts(copy)

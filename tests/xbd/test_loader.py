@@ -15,6 +15,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -664,3 +665,34 @@ def test_real_tiles(real: Path) -> None:
     ((pre, post, mask),) = loader
     assert pre.shape == post.shape == (5, 3, 256, 256)
     assert set(mask.unique().tolist()) <= {0, 1, 2, 3, 4, 255}
+
+
+@pytest.mark.parametrize("sampler", ["uniform", "rare"])
+def test_an_epoch_may_be_of_any_length(root: Path, sampler: str) -> None:
+    options = {"batch_size": 2, "crop": 32, "sampler": sampler, "output": "numpy"}
+    endless = rp.xbd.XBDLoader(root, samples_per_epoch=10**18, **options)
+    assert len(endless) == 10**18 // 2
+    short = rp.xbd.XBDLoader(root, samples_per_epoch=40, **options)
+    for one, other in zip(islice(endless, 20), short, strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+
+
+def test_candidates_that_would_take_minutes_are_refused(root: Path) -> None:
+    with pytest.raises(ValueError, match="candidates: got 100000000, expected 1 to 1024 places for each sample"):
+        rp.xbd.XBDLoader(root, crop=32, sampler="best_of_k", candidates=10**8)
+
+
+def test_one_broken_label_does_not_stop_a_survey_that_skips(root: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(root, tmp_path / "copy")
+    shutil.rmtree(copy / "train/targets")
+    broken = rp.xbd.index(copy).tiles[0]
+    assert broken.post.label is not None
+    broken.post.label.write_text("{")
+    options = {"batch_size": 2, "crop": 32, "sampler": "rare", "output": "numpy"}
+    with pytest.raises(ValueError, match=f"{broken.post.label.name}: not a label file"):
+        rp.xbd.XBDLoader(copy, **options)
+    with pytest.warns(UserWarning, match="which are not drawn: 1, the first: "):
+        loader = rp.xbd.XBDLoader(copy, on_error="skip", **options)
+    (skipped,) = loader._feed.survey_skipped
+    assert broken.post.label.name in skipped
+    assert len(list(loader)) == 4

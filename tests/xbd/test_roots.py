@@ -184,3 +184,11 @@ def test_pack(source: Path, tmp_path: Path) -> None:
     ended = xbd("pack", source, tmp_path / "out")
     assert ended.returncode == 2
     assert "not the list of a pack" in ended.stderr
+
+
+def test_max_pixels_is_for_labels_too(root: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(root, tmp_path / "copy")
+    shutil.rmtree(copy / "train/targets")
+    with pytest.raises(ValueError, match=r"\.json: 96 x 96 = 9216 pixels, more than max_pixels = 5"):
+        rp.xbd.pixel_counts(copy, max_pixels=5)
+    assert rp.xbd.pixel_counts(copy, max_pixels=9216).sum() <= 8 * 9216
