@@ -129,7 +129,7 @@ def _growth(inputs: Inputs) -> Section:
 def _classes(inputs: Inputs) -> Section:
     """Time a logit over numbers of classes."""
     trials = []
-    for classes in (2, 3, 4, 5, 6, 8, 9, 16, 17, 32, 64):
+    for classes in (2, 3, 4, 5, 6, 8, 9, 12, 16, 17, 32, 64, 150):
         at = replace(inputs, samples=1, classes=classes, target_dtype=torch.uint8)
         for case, peer in _ours(classes).items():
             trials.append(_trial(case, f"{classes} classes", peer, at))

@@ -7,11 +7,14 @@ use crate::tensor::View;
 const READ: i32 = 3;
 const WRITE: i32 = 7;
 
+/// Pixels of the widest machine register.
+const REGISTER: isize = 16;
+
 /// Where the pixels that come after a tile lie. Nothing is read or written: any address will do.
 #[derive(Clone, Copy)]
 pub struct Ahead {
     address: *const u8,
-    /// Bytes from one class to the next.
+    /// Bytes from the request for one class to that for the next.
     class: isize,
     /// Bytes from one pixel to the next.
     pixel: isize,
@@ -22,10 +25,12 @@ impl Ahead {
     pub fn of(view: &View<'_>, sample: usize, pixel: usize) -> Self {
         let size = view.dtype().size() as isize;
         let [sample_stride, class_stride, pixel_stride] = view.strides;
+        // The requests for the classes of a register are then spread over its pixels: all of their lines, each once.
+        let pixel_by_pixel = class_stride == 1 && pixel_stride == view.channels as isize;
         let start = (sample as isize * sample_stride).wrapping_add(pixel as isize * pixel_stride);
         Self {
             address: (view.address() as *const u8).wrapping_offset(start.wrapping_mul(size)),
-            class: class_stride * size,
+            class: if pixel_by_pixel { REGISTER * size } else { class_stride * size },
             pixel: pixel_stride * size,
         }
     }
@@ -41,13 +46,13 @@ impl Ahead {
         self.address.wrapping_offset(offset).cast()
     }
 
-    /// Pixel `i` of class `c` will be read.
+    /// Pixel `i` of class `c` will be read. All classes of a register of pixels are to be asked for.
     #[inline(always)]
     pub fn read(&self, c: usize, i: usize) {
         ask::<READ>(self.at(c, i));
     }
 
-    /// Pixel `i` of class `c` will be written.
+    /// Pixel `i` of class `c` will be written, likewise.
     #[inline(always)]
     pub fn write(&self, c: usize, i: usize) {
         ask::<WRITE>(self.at(c, i));

@@ -18,11 +18,11 @@ const MAX_TILE: usize = 512;
 const TILE_ELEMENTS: usize = 8192;
 /// Logits of more classes are copied together first. Planes are often a power of two apart, and then all lines of a register share a set of
 /// the first-level cache, which has 8 to 12 places: each would be gone before it is read again.
-const MOST_IN_PLACE: usize = 15;
-/// Elements of such a copy, beside which what comes next of the planes has room,
-const COPIED_ELEMENTS: usize = 4096;
-/// unless it had fewer pixels than this: shorter pieces of a plane are slow to read.
-const LEAST_COPIED: usize = 128;
+const MOST_IN_PLACE: usize = 10;
+/// Pixels of such a copy: shorter pieces of a plane are slow to read,
+const COPIED_PIXELS: usize = 256;
+/// unless it had more elements than this: it stays in the second-level cache.
+const COPIED_ELEMENTS: usize = 1 << 16;
 /// Images of fewer pixels are gathered, several to a tile.
 const SMALL_IMAGE: usize = 64;
 
@@ -84,15 +84,16 @@ pub struct Scratch<T> {
     loss: Aligned<T>,
     incoming: Aligned<T>,
     banks: kernel::Banks<T>,
+    /// All zero between jobs, but for one that ended at a label that is no class.
+    sums: LaneSums,
 }
 
 impl<T: Element> Scratch<T> {
     /// For tiles of these logits.
     pub fn new(input: &View<'_>) -> Self {
         let classes = input.channels;
-        let most = TILE_ELEMENTS / classes.max(1);
-        let copied = in_place::<T>(input) && classes > MOST_IN_PLACE;
-        let pixels = if copied { most.min(LEAST_COPIED.max(COPIED_ELEMENTS / classes)) } else { most };
+        let copied = input.strides[2] == 1 && classes > MOST_IN_PLACE;
+        let pixels = if copied { COPIED_PIXELS.min(COPIED_ELEMENTS / classes) } else { TILE_ELEMENTS / classes.max(1) };
         let tile = pixels.clamp(MAX_LANES, MAX_TILE) / MAX_LANES * MAX_LANES;
         // The others are made when a tile first needs them: planar float32 never does.
         Self {
@@ -104,6 +105,7 @@ impl<T: Element> Scratch<T> {
             loss: Aligned::new(0),
             incoming: Aligned::new(0),
             banks: kernel::Banks::new(classes),
+            sums: LaneSums::new(classes, 0),
         }
     }
 }
@@ -115,8 +117,8 @@ fn in_place<T: Element>(view: &View<'_>) -> bool {
 
 /// What a job found.
 pub struct Found {
-    /// Over its pixels.
-    pub sums: LaneSums,
+    /// Over its pixels: the pixel loss, then the sums of each class. A thousand jobs wait to be added up: lanes would be 16 times the memory.
+    pub sums: Vec<f64>,
     /// Its pixels of each class, if it counted them.
     pub counts: Vec<u64>,
 }
@@ -131,12 +133,13 @@ pub fn run<T: Element, M: Mode>(
     let mut counts = vec![0; if job.counts { classes } else { 0 }];
     let soft = matches!(job.target, Target::Soft(..));
     let parts = if !(M::REDUCE && M::REGION) { 0 } else { 2 + usize::from(soft) };
-    let mut sums = LaneSums::new(classes, parts);
+    scratch.sums.classes.resize(parts * classes, [0.0; MAX_LANES]);
     // What was kept is read once.
     let logits_in_place = in_place::<T>(&job.input) && (classes <= MOST_IN_PLACE || M::KEPT);
     let soft_in_place = matches!(&job.target, Target::Soft(view, _) if in_place::<T>(view));
     let gradient_in_place = job.gradient.as_ref().is_some_and(in_place::<T>);
-    let some_in_place = logits_in_place || soft_in_place || gradient_in_place;
+    // Also where logits are copied: every pass has the same tiles, and so the same sums to the last bit.
+    let some_in_place = in_place::<T>(&job.input) || soft_in_place || gradient_in_place;
     let pixels = job.input.pixels;
     if let Some(view) = &job.gradient
         && !M::KEPT
@@ -243,7 +246,7 @@ pub fn run<T: Element, M: Mode>(
                 },
                 streams,
             };
-            kernel::run::<T, M>(set, &tile, job.params, &mut sums, &mut scratch.banks);
+            kernel::run::<T, M>(set, &tile, job.params, &mut scratch.sums, &mut scratch.banks);
             if let Some(view) = &job.gradient
                 && !(direct && gradient_in_place)
             {
@@ -264,7 +267,7 @@ pub fn run<T: Element, M: Mode>(
     if job.streams {
         simd::end_streams();
     }
-    Ok(Found { sums, counts })
+    Ok(Found { sums: scratch.sums.take(), counts })
 }
 
 /// The runs of consecutive pixels of one sample that a tile consists of.

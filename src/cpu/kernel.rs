@@ -74,6 +74,12 @@ impl LaneSums {
     pub fn new(classes: usize, parts: usize) -> Self {
         Self { loss: [0.0; MAX_LANES], classes: vec![[0.0; MAX_LANES]; parts * classes] }
     }
+
+    /// The sums over the lanes, the pixel loss first; what is left is zero.
+    pub fn take(&mut self) -> Vec<f64> {
+        let all = std::iter::once(&mut self.loss).chain(&mut self.classes);
+        all.map(|lanes| std::mem::take(lanes).iter().sum()).collect()
+    }
 }
 
 /// Which of its work a kernel does; each combination that is used is compiled by itself.

@@ -515,7 +515,7 @@ impl<'a> Problem<'a> {
         (BAND_ELEMENTS / full_row.max(1)).max(8)
     }
 
-    /// Add the lanes of a reducing pass to the rows they belong to; the counts likewise, as [`Problem::pass`] returns them.
+    /// Add the sums of a reducing pass to the rows they belong to; the counts likewise, as [`Problem::pass`] returns them.
     fn add_up(
         &self,
         pass: Pass,
@@ -532,9 +532,8 @@ impl<'a> Problem<'a> {
                 continue;
             }
             let row = &mut sums[row * columns..][..columns];
-            row[0] += found.sums.loss.iter().sum::<f64>();
-            let parts = found.sums.classes.iter().map(|lanes| lanes.iter().sum::<f64>());
-            row[LEADING..].iter_mut().zip(parts).for_each(|(sum, part)| *sum += part);
+            row[0] += found.sums[0];
+            row[LEADING..].iter_mut().zip(&found.sums[1..]).for_each(|(sum, part)| *sum += part);
         }
         Ok(counts)
     }

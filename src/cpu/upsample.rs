@@ -95,8 +95,8 @@ pub struct Band<'a, T> {
     pub rows: std::ops::Range<usize>,
 }
 
-/// Do the band on kernels of the instruction set.
-pub fn run<T: Element, M: Mode>(set: InstructionSet, band: Band<'_, T>) -> LaneSums {
+/// Do the band on kernels of the instruction set; its sums as in [`super::job::Found`].
+pub fn run<T: Element, M: Mode>(set: InstructionSet, band: Band<'_, T>) -> Vec<f64> {
     let classes = band.params.classes;
     let columns = band.horizontal.small();
     let mut sums = LaneSums::new(classes, if M::REDUCE && M::REGION { 2 } else { 0 });
@@ -115,7 +115,7 @@ pub fn run<T: Element, M: Mode>(set: InstructionSet, band: Band<'_, T>) -> LaneS
             unsafe { scatter(set, transfer::Run { view, sample, pixel, len: columns, tile, stride: columns }) };
         }
     }
-    sums
+    sums.take()
 }
 
 /// Full-size columns, and the small ones between which they lie.
