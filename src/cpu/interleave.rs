@@ -1,12 +1,13 @@
 //! Channels that lie pixel by pixel (`channels_last`), taken apart and put together a register at a time.
 //!
 //! Sixteen pixels of C channels fill C registers, and so do they class by class. A register of one order takes some lanes of each
-//! register of the other: which, depends on C alone, so that the tables below are made by the compiler.
+//! register of the other: which, depends on C alone, so that the tables below are made by the compiler. Of many channels,
+//! sixteen at a time are a square that is transposed.
 
 use super::simd::Vector;
 
-/// Up to as many channels: each register takes C permutations, and the tables grow with the square of C.
-pub const MAX_CHANNELS: usize = 8;
+/// Up to as many channels: each register takes C permutations. From there on squares need no more, though some of their lanes are of no use.
+pub const MAX_CHANNELS: usize = 6;
 /// Lanes of a register, as the tables have it.
 const LANES: usize = 16;
 
@@ -77,6 +78,37 @@ pub fn together<V: Vector>(channels: usize, load: impl Fn(usize) -> V, store: im
     reorder(&TOGETHER, channels, load, store);
 }
 
+/// [`Vector::exchange`] between all rows whose numbers differ in the bit.
+#[inline(always)]
+fn exchange<V: Vector, const BIT: usize>(rows: &mut [V; LANES]) {
+    if BIT < V::LANES {
+        for i in 0..V::LANES / 2 {
+            let r = i / BIT * 2 * BIT + i % BIT;
+            (rows[r], rows[r + BIT]) = V::exchange::<BIT>(rows[r], rows[r + BIT]);
+        }
+    }
+}
+
+/// Call `store(c, register)` for each column of the square of `V::LANES` whose row `r` is `load(r)`.
+#[inline(always)]
+pub fn transpose<V: Vector>(load: impl Fn(usize) -> V, store: impl Fn(usize, V)) {
+    let mut rows = [V::zero(); LANES];
+    for (r, row) in rows.iter_mut().enumerate() {
+        if r < V::LANES {
+            *row = load(r);
+        }
+    }
+    exchange::<V, 1>(&mut rows);
+    exchange::<V, 2>(&mut rows);
+    exchange::<V, 4>(&mut rows);
+    exchange::<V, 8>(&mut rows);
+    for (c, &column) in rows.iter().enumerate() {
+        if c < V::LANES {
+            store(c, column);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
@@ -95,6 +127,21 @@ mod tests {
         };
         reorder(patterns, channels, load, store);
         result.into_inner()
+    }
+
+    fn check_transposition<V: Vector<Element = f32>>() {
+        let n = V::LANES;
+        let square: Vec<f32> = (0..n * n).map(|i| i as f32).collect();
+        let result = RefCell::new(vec![-1.0; n * n]);
+        // SAFETY: each register lies in the slice.
+        let load = |r: usize| unsafe { V::load(square[r * n..][..n].as_ptr()) };
+        let store = |c: usize, value: V| {
+            // SAFETY: as above.
+            unsafe { value.store(result.borrow_mut()[c * n..][..n].as_mut_ptr()) };
+        };
+        transpose(load, store);
+        let expected: Vec<f32> = (0..n * n).map(|i| (i % n * n + i / n) as f32).collect();
+        assert_eq!(result.into_inner(), expected);
     }
 
     /// Both ways, for registers of sixteen lanes of any kind.
@@ -118,6 +165,7 @@ mod tests {
             if V::TAKES_LANES {
                 check::<V>();
             }
+            check_transposition::<V>();
         }
     }
 

@@ -125,8 +125,28 @@ impl<T: Element> Work<T> for Scatter<'_, T> {
 fn interleaved<V: Vector>(view: &View<'_>, len: usize) -> usize {
     let [_, channel_stride, pixel_stride] = view.strides;
     let dense = channel_stride == 1 && pixel_stride == view.channels as isize;
-    let served = V::TAKES_LANES && dense && view.channels <= interleave::MAX_CHANNELS;
-    if served { len - len % V::LANES } else { 0 }
+    let tables = by_tables::<V>(view.channels);
+    if !dense || !(tables || V::EXCHANGES && view.channels >= LEAST_SQUARE) {
+        return 0;
+    }
+    // A row of a square that has fewer channels than lanes reaches into as many more pixels.
+    let reach = if tables { 0 } else { (V::LANES - 1) / view.channels };
+    len.saturating_sub(reach) / V::LANES * V::LANES
+}
+
+/// Fewer channels leave too much of a square of no use.
+const LEAST_SQUARE: usize = 5;
+
+/// Whether the tables serve that many channels.
+#[inline(always)]
+fn by_tables<V: Vector>(channels: usize) -> bool {
+    V::TAKES_LANES && channels <= interleave::MAX_CHANNELS
+}
+
+/// The first channels of the squares that make up `channels` channels: the last one ends with them.
+#[inline(always)]
+fn squares<V: Vector>(channels: usize) -> impl Iterator<Item = usize> {
+    (0..channels).step_by(V::LANES).map(move |c| c.min(channels.saturating_sub(V::LANES)))
 }
 
 /// The end of those from `whole` on of `len` pixels that are converted by registers, though they do not lie side by side: halves, which are slow
@@ -158,8 +178,19 @@ unsafe fn gather_as<V: Vector, S: Storage>(run: Run<'_, V::Element>) {
             let channels = view.channels;
             let whole = interleaved::<V>(&view, len);
             for i in (0..whole).step_by(V::LANES) {
-                let load = |r: usize| S::load::<V>(from.add(i * channels + r * V::LANES));
-                interleave::apart(channels, load, |c, value: V| value.store(to.add(c * stride + i)));
+                if by_tables::<V>(channels) {
+                    let load = |r: usize| S::load::<V>(from.add(i * channels + r * V::LANES));
+                    interleave::apart(channels, load, |c, value: V| value.store(to.add(c * stride + i)));
+                    continue;
+                }
+                for first in squares::<V>(channels) {
+                    let load = |r: usize| S::load::<V>(from.add((i + r) * channels + first));
+                    interleave::transpose(load, |c, value: V| {
+                        if first + c < channels {
+                            value.store(to.add((first + c) * stride + i));
+                        }
+                    });
+                }
             }
             let converted = converted::<V, S>(whole, len);
             let mut some = [MaybeUninit::<S>::uninit(); MAX_LANES];
@@ -202,10 +233,18 @@ unsafe fn scatter_as<V: Vector, S: Storage>(run: Run<'_, V::Element>) {
             let channels = view.channels;
             let whole = interleaved::<V>(&view, len);
             for i in (0..whole).step_by(V::LANES) {
-                let load = |c: usize| V::load(from.add(c * stride + i));
-                interleave::together(channels, load, |r, value: V| {
-                    S::store(value, to.add(i * channels + r * V::LANES))
-                });
+                if by_tables::<V>(channels) {
+                    let load = |c: usize| V::load(from.add(c * stride + i));
+                    interleave::together(channels, load, |r, value: V| {
+                        S::store(value, to.add(i * channels + r * V::LANES))
+                    });
+                    continue;
+                }
+                for first in squares::<V>(channels) {
+                    let load = |c: usize| V::load(from.add((first + c).min(channels - 1) * stride + i));
+                    // In order: what reaches into the next pixels is written over by them.
+                    interleave::transpose(load, |r, value: V| S::store(value, to.add((i + r) * channels + first)));
+                }
             }
             let converted = converted::<V, S>(whole, len);
             let mut some = [MaybeUninit::<S>::uninit(); MAX_LANES];
@@ -221,6 +260,73 @@ unsafe fn scatter_as<V: Vector, S: Storage>(run: Run<'_, V::Element>) {
                 for i in converted..len {
                     to.offset(i as isize * pixel_stride).write_unaligned(S::from_element(*from.add(i)));
                 }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Numbers that every type holds.
+    fn number(i: usize) -> f32 {
+        (i % 251) as f32 - 100.0
+    }
+
+    /// Both ways between `storage` and a tile, against the definition: nothing but the run is touched.
+    fn check<S: Storage + PartialEq + std::fmt::Debug>(
+        set: InstructionSet,
+        dtype: DType,
+        [channels, pixels, from, len]: [usize; 4],
+        [channel_stride, pixel_stride]: [usize; 2],
+    ) {
+        let at = |c: usize, p: usize| c * channel_stride + p * pixel_stride;
+        let size = at(channels - 1, pixels - 1) + 1;
+        let mut storage: Vec<S> = (0..size).map(|i| S::from_element(number(i))).collect();
+        let strides = [size, channel_stride, pixel_stride].map(|stride| stride as isize);
+        let pointer = storage.as_mut_ptr().cast();
+        // SAFETY: the vector holds every element, and is not touched by others while the view is used.
+        let view = unsafe { View::new(pointer, dtype, &[1, channels, pixels], &strides, true) }.expect("one stride");
+        let stride = len + 3;
+        let mut tile = vec![-200.0f32; channels * stride];
+        let run = Run { view, sample: 0, pixel: from, len, tile: tile.as_mut_ptr(), stride };
+        // SAFETY: the run lies in the view, and the tile holds it.
+        unsafe { gather(set, run) };
+        for (c, row) in tile.chunks_exact(stride).enumerate() {
+            let expected = (0..len).map(|i| number(at(c, from + i))).chain([-200.0; 3]).collect::<Vec<_>>();
+            assert_eq!(row, expected, "class {c} on {}", set.name());
+        }
+        tile.iter_mut().enumerate().for_each(|(i, value)| *value = number(i + 7));
+        let mut expected = storage.clone();
+        for c in 0..channels {
+            for i in 0..len {
+                expected[at(c, from + i)] = S::from_element(number(c * stride + i + 7));
+            }
+        }
+        // SAFETY: as above.
+        unsafe { scatter(set, Run { tile: tile.as_mut_ptr(), ..run }) };
+        assert_eq!(storage, expected, "{}", set.name());
+    }
+
+    proptest! {
+        #[test]
+        fn runs_move_both_ways_and_nothing_else_is_touched(
+            channels in prop_oneof![1usize..20, 1usize..50],
+            len in prop_oneof![1usize..90, (1usize..5).prop_map(|registers| 16 * registers)],
+            (from, after) in (0usize..20, 0usize..20),
+            layout in 0usize..3,
+        ) {
+            let pixels = from + len + after;
+            let shape = [channels, pixels, from, len];
+            let strides = [[pixels, 1], [1, channels], [2, 2 * channels + 1]][layout];
+            for set in InstructionSet::available() {
+                check::<f32>(set, DType::Float32, shape, strides);
+                check::<f64>(set, DType::Float64, shape, strides);
+                check::<f16>(set, DType::Float16, shape, strides);
+                check::<bf16>(set, DType::BFloat16, shape, strides);
             }
         }
     }

@@ -119,6 +119,20 @@ impl Vector for F32x8 {
     unsafe fn stream(self, to: *mut f32) {
         intrinsics!(_mm256_stream_ps(to, self.0))
     }
+    const EXCHANGES: bool = true;
+    #[inline(always)]
+    fn exchange<const BIT: usize>(low: Self, high: Self) -> (Self, Self) {
+        let (a, b) = (low.0, high.0);
+        let (low, high) = intrinsics!(match BIT {
+            1 => (
+                _mm256_blend_ps::<0b1010_1010>(a, _mm256_moveldup_ps(b)),
+                _mm256_blend_ps::<0b1010_1010>(_mm256_movehdup_ps(a), b),
+            ),
+            2 => (_mm256_shuffle_ps::<0b01_00_01_00>(a, b), _mm256_shuffle_ps::<0b11_10_11_10>(a, b)),
+            _ => (_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b)),
+        });
+        (Self(low), Self(high))
+    }
     #[inline(always)]
     unsafe fn pick_near(from: *const f32, indices: *const i32) -> Self {
         intrinsics!({

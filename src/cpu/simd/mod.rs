@@ -170,6 +170,17 @@ pub trait Vector: Real {
         // SAFETY: the caller's promise.
         unsafe { self.store(to) }
     }
+    /// Whether [`Vector::exchange`] is a few instructions.
+    const EXCHANGES: bool = Self::TAKES_LANES;
+    /// Lanes with the bit in `low` change places with lanes without it in `high`.
+    #[inline(always)]
+    fn exchange<const BIT: usize>(low: Self, high: Self) -> (Self, Self) {
+        let lanes = const { &across(BIT) };
+        (
+            low.take_lanes(const { lanes_with(BIT) }, lanes, high),
+            high.take_lanes(const { !lanes_with(BIT) }, lanes, low),
+        )
+    }
     /// The elements at `LANES` rising indices, the last less than `LANES` above the first.
     ///
     /// # Safety
@@ -284,6 +295,26 @@ pub trait Vector: Real {
         self.add_to(&mut sums);
         sums.iter().sum()
     }
+}
+
+/// For each lane, the one whose number differs in the bit.
+const fn across(bit: usize) -> [i32; 16] {
+    let (mut across, mut lane) = ([0; 16], 0);
+    while lane < 16 {
+        across[lane] = (lane ^ bit) as i32;
+        lane += 1;
+    }
+    across
+}
+
+/// The lanes whose number has the bit.
+const fn lanes_with(bit: usize) -> u16 {
+    let (mut with, mut lane) = (0, 0);
+    while lane < 16 {
+        with |= ((lane / bit % 2) as u16) << lane;
+        lane += 1;
+    }
+    with
 }
 
 /// Have all that [`Vector::stream`] wrote arrive before what is written from now on.
