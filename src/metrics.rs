@@ -8,16 +8,18 @@ mod read;
 use std::ops::Range;
 
 use self::read::{INVALID, Reader};
+use crate::cpu::argmax::{Argmax, TILE, tile_length};
 use crate::cpu::pool;
-use crate::tensor::View;
+use crate::cpu::simd::{Element, InstructionSet, Vector, Work};
+use crate::tensor::{DType, View};
 use crate::{Error, Result};
 
-/// Most pixels in a tile: its buffers stay in the first-level cache.
-const TILE: usize = 256;
 /// Up to this many classes the counts are kept in [`BANKS`] copies.
 const BANKED_CLASSES: usize = 16;
 /// Neighbouring pixels mostly fall in one cell; separate copies keep their increments from waiting for each other.
 const BANKS: usize = 4;
+/// So many neighbours are counted at once where they fall in one cell, which most do.
+const RUN: usize = 16;
 /// A thread is not woken for less than this many logits or labels: counting them takes about as long as waking it.
 const ELEMENTS_OF_A_JOB: usize = 1 << 16;
 
@@ -44,7 +46,16 @@ pub fn confusion_matrix(
     let elements = input.samples * input.channels * input.pixels;
     let jobs = threads.min(elements / ELEMENTS_OF_A_JOB).max(1);
     let tiles = task.tiles();
-    let parts = pool::run(threads, jobs, || (), |(), job| task.count(tiles * job / jobs..tiles * (job + 1) / jobs));
+    let parts = pool::run(
+        threads,
+        jobs,
+        || (),
+        |(), job| {
+            let tiles = tiles * job / jobs..tiles * (job + 1) / jobs;
+            let set = InstructionSet::best();
+            f32::dispatch(set, CountTiles { task: &task, set, tiles })
+        },
+    );
     let mut total = vec![0; classes * classes];
     for part in parts {
         // In job order, so the first wrong label of all is reported.
@@ -73,6 +84,9 @@ pub(crate) fn check(input: &View, target: &View, classes: usize) -> Result<()> {
     Ok(())
 }
 
+/// Finds the classes of the pixels of a sample from the given one on.
+type Find<'a> = dyn FnMut(usize, usize, &mut [u32]) + 'a;
+
 /// What is counted.
 struct Task<'a> {
     input: Reader<'a>,
@@ -90,32 +104,45 @@ struct WrongLabel {
 }
 
 impl Task<'_> {
-    /// Long tiles suit few classes; with many, a tile of logits should still fit the second-level cache.
-    fn tile_length(&self) -> usize {
-        (16_384 / self.classes).clamp(32, TILE)
-    }
-
     fn tiles_per_sample(&self) -> usize {
-        self.target.view.pixels.div_ceil(self.tile_length())
+        self.target.view.pixels.div_ceil(tile_length(&self.input.view))
     }
 
     fn tiles(&self) -> usize {
         self.target.view.samples * self.tiles_per_sample()
     }
 
+    /// What finds the predictions of logits; none for labels.
+    fn argmax(&self, set: InstructionSet) -> Option<Box<Find<'_>>> {
+        let view = self.input.view;
+        match view.dtype() {
+            DType::Float64 => {
+                let mut argmax = Argmax::<f64>::new(set, view);
+                Some(Box::new(move |sample, first, classes| argmax.find(sample, first, classes)))
+            }
+            dtype if dtype.is_floating() => {
+                let mut argmax = Argmax::<f32>::new(set, view);
+                Some(Box::new(move |sample, first, classes| argmax.find(sample, first, classes)))
+            }
+            _ => None,
+        }
+    }
+
     /// The counts of a range of tiles, or the first wrong label in it.
-    fn count(&self, tiles: Range<usize>) -> std::result::Result<Vec<u64>, WrongLabel> {
+    #[inline(always)]
+    fn count(&self, set: InstructionSet, tiles: Range<usize>) -> std::result::Result<Vec<u64>, WrongLabel> {
         let mut counts = Counts::new(self.classes);
+        let mut argmax = self.argmax(set);
+        let tile_length = tile_length(&self.input.view);
         let (mut rows, mut columns) = ([0; TILE], [0; TILE]);
         for tile in tiles {
-            let (sample, first) = (tile / self.tiles_per_sample(), tile % self.tiles_per_sample() * self.tile_length());
-            let length = self.tile_length().min(self.target.view.pixels - first);
+            let (sample, first) = (tile / self.tiles_per_sample(), tile % self.tiles_per_sample() * tile_length);
+            let length = tile_length.min(self.target.view.pixels - first);
             let (rows, columns) = (&mut rows[..length], &mut columns[..length]);
             self.target.labels(sample, first, self.classes, Some(self.ignore_index), rows);
-            if self.input.view.dtype().is_floating() {
-                self.input.argmax(sample, first, columns);
-            } else {
-                self.input.labels(sample, first, self.classes, None, columns);
+            match &mut argmax {
+                Some(argmax) => argmax(sample, first, columns),
+                None => self.input.labels(sample, first, self.classes, None, columns),
             }
             if let Some(wrong) = self.wrong_label(rows, columns, sample, first) {
                 return Err(wrong);
@@ -125,6 +152,7 @@ impl Task<'_> {
         Ok(counts.matrix())
     }
 
+    #[inline(always)]
     fn wrong_label(&self, rows: &[u32], columns: &[u32], sample: usize, first: usize) -> Option<WrongLabel> {
         let ignored = self.classes as u32;
         let wrong = |row: u32, column: u32| (row == INVALID) | ((column == INVALID) & (row != ignored));
@@ -136,6 +164,21 @@ impl Task<'_> {
         let at = rows.iter().zip(columns).position(|(&row, &column)| wrong(row, column))?;
         let (argument, reader) = if rows[at] == INVALID { ("target", &self.target) } else { ("input", &self.input) };
         Some(WrongLabel { argument, label: reader.label(sample, first + at), sample, pixel: first + at })
+    }
+}
+
+/// [`Task::count`], whose loops the compiler makes vector loops of the instruction set.
+struct CountTiles<'a> {
+    task: &'a Task<'a>,
+    set: InstructionSet,
+    tiles: Range<usize>,
+}
+
+impl Work<f32> for CountTiles<'_> {
+    type Output = std::result::Result<Vec<u64>, WrongLabel>;
+    #[inline(always)]
+    fn run<V: Vector<Element = f32>>(self) -> Self::Output {
+        self.task.count(self.set, self.tiles)
     }
 }
 
@@ -173,12 +216,25 @@ impl Counts {
         Self { classes, banks, counts: vec![0; banks * (classes + 1) * classes] }
     }
 
+    #[inline(always)]
     fn add(&mut self, rows: &[u32], columns: &[u32]) {
-        let cells = (self.classes + 1) * self.classes;
-        for (pixel, (&row, &column)) in rows.iter().zip(columns).enumerate() {
+        let classes = self.classes as u32;
+        let bank = (self.classes + 1) * self.classes;
+        let mut cells = [0; TILE];
+        let cells = &mut cells[..rows.len()];
+        for (cell, (&row, &column)) in cells.iter_mut().zip(rows.iter().zip(columns)) {
             // An ignored pixel may have any input label: its column is pulled into range and its row dropped in the end.
-            let column = (column as usize).min(self.classes - 1);
-            self.counts[(pixel & (self.banks - 1)) * cells + row as usize * self.classes + column] += 1;
+            *cell = u64::from(row) * u64::from(classes) + u64::from(column.min(classes - 1));
+        }
+        for run in cells.chunks(RUN) {
+            let first = run[0];
+            if run.iter().fold(0, |differ, cell| differ | (cell ^ first)) == 0 {
+                self.counts[first as usize] += run.len() as u64;
+                continue;
+            }
+            for (pixel, &cell) in run.iter().enumerate() {
+                self.counts[(pixel & (self.banks - 1)) * bank + cell as usize] += 1;
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod ahead;
 mod aligned;
+pub mod argmax;
 pub mod blocks;
 mod cache;
 mod count;

@@ -66,6 +66,8 @@ pub trait Element:
     fn to_f64(self) -> f64;
     /// From an integer below 2^24 in size, exact.
     fn from_i32(value: i32) -> Self;
+    /// A whole number of 32 bits as an integer.
+    fn to_i32(self) -> i32;
     /// Do `work` on registers of the instruction set.
     fn dispatch<W: Work<Self>>(set: InstructionSet, work: W) -> W::Output;
 }
@@ -94,6 +96,10 @@ impl Element for f32 {
         value as f32
     }
     #[inline(always)]
+    fn to_i32(self) -> i32 {
+        self as i32
+    }
+    #[inline(always)]
     fn dispatch<W: Work<f32>>(set: InstructionSet, work: W) -> W::Output {
         match set {
             InstructionSet::Portable => work.run::<portable::F32x4>(),
@@ -120,6 +126,10 @@ impl Element for f64 {
     #[inline(always)]
     fn from_i32(value: i32) -> Self {
         f64::from(value)
+    }
+    #[inline(always)]
+    fn to_i32(self) -> i32 {
+        self as i32
     }
     #[inline(always)]
     fn dispatch<W: Work<f64>>(_: InstructionSet, work: W) -> W::Output {
