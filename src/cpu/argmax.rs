@@ -8,12 +8,6 @@ use crate::tensor::View;
 
 /// Most pixels in a tile.
 pub const TILE: usize = 256;
-/// Elements of a copy whose classes lie pixel by pixel: beside it, what it is made of has room in the first-level cache;
-const TURNED_ELEMENTS: usize = 4096;
-/// but at least this many pixels,
-const LEAST_TURNED: usize = 128;
-/// and no copy has more elements: it stays in the second-level cache.
-const MOST_ELEMENTS: usize = 1 << 16;
 
 /// Finds them in tiles of logits, with the buffers that it takes.
 pub struct Argmax<'a, T> {
@@ -58,9 +52,7 @@ impl<'a, T: Element> Argmax<'a, T> {
 
 /// Pixels that a tile of such logits had better have.
 pub fn tile_length(logits: &View<'_>) -> usize {
-    let classes = logits.channels.max(1);
-    let pixels = if logits.strides[2] == 1 { TILE } else { (TURNED_ELEMENTS / classes).clamp(LEAST_TURNED, TILE) };
-    pixels.min(MOST_ELEMENTS / classes).max(MAX_LANES) / MAX_LANES * MAX_LANES
+    transfer::pixels_of_copy(logits, TILE)
 }
 
 /// The work of a tile: class c of pixel i is at `logits + c * stride + i`.

@@ -17,14 +17,6 @@ const MAX_TILE: usize = 512;
 /// Logits of more classes are copied together first. Planes are often a power of two apart, and then all lines of a register share a set of
 /// the first-level cache, which has 8 to 12 places: each would be gone before it is read again.
 const MOST_IN_PLACE: usize = 10;
-/// Pixels of such a copy: shorter pieces of a plane are slow to read.
-const COPIED_PIXELS: usize = 256;
-/// Elements of a copy whose classes lie pixel by pixel: beside it, what it is made of has room in the first-level cache.
-const TURNED_ELEMENTS: usize = 4096;
-/// But at least this many pixels, since each tile adds to the sums of each class.
-const LEAST_TURNED: usize = 128;
-/// No copy has more elements: it stays in the second-level cache.
-const MOST_ELEMENTS: usize = 1 << 16;
 /// Images of fewer pixels are gathered, several to a tile.
 const SMALL_IMAGE: usize = 64;
 
@@ -93,13 +85,9 @@ pub struct Scratch<T> {
 impl<T: Element> Scratch<T> {
     /// For tiles of these logits.
     pub fn new(input: &View<'_>) -> Self {
-        let classes = input.channels.max(1);
-        let pixels = match (input.strides[2], classes) {
-            (1, ..=MOST_IN_PLACE) => MAX_TILE,
-            (1, _) => COPIED_PIXELS,
-            _ => (TURNED_ELEMENTS / classes).clamp(LEAST_TURNED, MAX_TILE),
-        };
-        let tile = pixels.min(MOST_ELEMENTS / classes).max(MAX_LANES) / MAX_LANES * MAX_LANES;
+        let classes = input.channels;
+        let few_planes = input.strides[2] == 1 && classes <= MOST_IN_PLACE;
+        let tile = if few_planes { MAX_TILE } else { transfer::pixels_of_copy(input, MAX_TILE) };
         // The others are made when a tile first needs them: planar float32 never does.
         Self {
             tile,

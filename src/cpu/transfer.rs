@@ -10,6 +10,25 @@ use super::interleave;
 use super::simd::{Element, InstructionSet, MAX_LANES, Vector, Work};
 use crate::tensor::{DType, View};
 
+/// Pixels of the copy of a piece of a plane: shorter pieces are slow to read.
+const COPIED_PIXELS: usize = 256;
+/// Elements of a copy whose classes lie pixel by pixel: beside it, what it is made of has room in the first-level cache.
+const TURNED_ELEMENTS: usize = 4096;
+/// But at least this many pixels, since each tile adds to the sums of each class.
+const LEAST_TURNED: usize = 128;
+/// No copy has more elements: it stays in the second-level cache.
+const MOST_ELEMENTS: usize = 1 << 16;
+
+/// Pixels that the copy of a tile of such logits had better have, whole registers, of `most`.
+pub fn pixels_of_copy(logits: &View<'_>, most: usize) -> usize {
+    let classes = logits.channels.max(1);
+    let pixels = match logits.strides[2] {
+        1 => COPIED_PIXELS,
+        _ => (TURNED_ELEMENTS / classes).max(LEAST_TURNED),
+    };
+    pixels.min(MOST_ELEMENTS / classes).min(most).max(MAX_LANES) / MAX_LANES * MAX_LANES
+}
+
 /// A type in which logits are stored.
 trait Storage: Copy {
     fn to_element<T: Element>(self) -> T;
