@@ -19,7 +19,7 @@ TEMPORARY = pytest.StashKey[Path]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One folder for what examples, notebooks and torchrun's processes leave behind: hundreds of MB a run, in hundreds of folders."""
+    """One folder for what examples, notebooks and torchrun's processes leave behind: hundreds of folders a run."""
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest's own folders outlive a run, as ever
     folder = tempfile.mkdtemp(prefix="rarepixel-tests-")
     config.stash[TEMPORARY] = Path(folder)
