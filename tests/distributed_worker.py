@@ -90,7 +90,7 @@ def die(rank: int, ranks: int) -> None:
     try:
         rp.dice_loss(model()(images), target, ignore_index=255, sync=True)
     except RuntimeError as error:
-        print("RuntimeError", error)
+        print("RuntimeError", error, flush=True)
         os._exit(0)  # the other rank is gone: no orderly farewell
 
 
