@@ -28,9 +28,10 @@ impl<'a, T: Element> Argmax<'a, T> {
     pub fn find(&mut self, sample: usize, first: usize, classes: &mut [u32]) {
         let len = classes.len();
         assert!(len <= TILE && sample < self.logits.samples && first + len <= self.logits.pixels);
+        assert!(self.logits.channels > 0, "logits of a class at least");
         let padded = len.next_multiple_of(MAX_LANES);
         let in_place = self.logits.strides[2] == 1 && self.logits.dtype() == T::DTYPE && len == padded;
-        // SAFETY: the pixels lie in the view, and the copy holds a tile.
+        // SAFETY: the pixels lie in the view, as asserted, and the copy holds a tile.
         let (logits, stride) = unsafe {
             if in_place {
                 (self.logits.at::<T>(sample, 0, first).cast_const(), self.logits.strides[1])

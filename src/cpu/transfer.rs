@@ -19,6 +19,9 @@ const LEAST_TURNED: usize = 128;
 /// No copy has more elements: it stays in the second-level cache.
 const MOST_ELEMENTS: usize = 1 << 16;
 
+/// Fewer channels leave too much of a square of registers of no use.
+const LEAST_SQUARE: usize = 5;
+
 /// Pixels that the copy of a tile of such logits had better have, whole registers, of `most`.
 pub fn pixels_of_copy(logits: &View<'_>, most: usize) -> usize {
     let classes = logits.channels.max(1);
@@ -152,9 +155,6 @@ fn interleaved<V: Vector>(view: &View<'_>, len: usize) -> usize {
     let reach = if tables { 0 } else { (V::LANES - 1) / view.channels };
     len.saturating_sub(reach) / V::LANES * V::LANES
 }
-
-/// Fewer channels leave too much of a square of no use.
-const LEAST_SQUARE: usize = 5;
 
 /// Whether the tables serve that many channels.
 #[inline(always)]
