@@ -122,11 +122,15 @@ pub fn write_targets<E: From<Error>>(
     root: &Path,
     tiles: &[Tile],
     un_classified: UnClassified,
+    max_pixels: u64,
     mut done: impl FnMut() -> std::result::Result<(), E>,
 ) -> std::result::Result<Written, E> {
     let mut total = Written::default();
     let one = |at: usize| {
         let (tile, mut count) = (&tiles[at], Written::default());
+        if pack::is_packed(&tile.post.image) {
+            return Err(Error::file(&tile.post.image, "is packed: targets belong in the root that it was packed from"));
+        }
         for (phase, half) in [(Phase::Pre, &tile.pre), (Phase::Post, &tile.post)] {
             match (&half.target, &half.label) {
                 (Some(_), _) => count.kept += 1,
@@ -134,7 +138,7 @@ pub fn write_targets<E: From<Error>>(
                     let [_, _, target] = super::index::paths(&root.join(&tile.split), &tile.name, phase);
                     let folder = target.parent().expect("has a folder");
                     std::fs::create_dir_all(folder).map_err(|source| Error::io(folder, source))?;
-                    let mask = MaskSource::Label(label.clone()).read(un_classified, png::MAX_PIXELS)?;
+                    let mask = MaskSource::Label(label.clone()).read(un_classified, max_pixels)?;
                     png::write_target(&target, mask.view())?;
                     count.written += 1;
                 }

@@ -6,8 +6,8 @@ use ndarray::{Array3, ArrayViewMut3};
 
 use super::memory::zeros;
 use super::window::Window;
-use super::{png, tiff};
-use crate::Result;
+use super::{pack, png, tiff};
+use crate::{Error, Result};
 
 /// The extensions of image files, the preferred first.
 pub const EXTENSIONS: [&str; 3] = ["png", "tif", "tiff"];
@@ -25,6 +25,9 @@ impl ImageReader {
     ///
     /// A TIFF is known by its extension, so that a damaged file is reported as what it was meant to be.
     pub fn open(path: &Path, max_pixels: u64) -> Result<Self> {
+        if pack::is_packed(path) {
+            return Err(Error::file(path, "is packed, with two images: XBDDataset and XBDLoader give samples of it"));
+        }
         let is_tiff = path
             .extension()
             .is_some_and(|extension| EXTENSIONS[1..].iter().any(|known| extension.eq_ignore_ascii_case(known)));

@@ -247,6 +247,12 @@ impl Folder {
     }
 }
 
+/// The images folders of a root.
+pub(super) fn images_folders(root: &Path) -> Result<Vec<PathBuf>> {
+    let splits = Index::default().splits_of(root, None)?;
+    Ok(splits.into_iter().map(|split| root.join(split).join(IMAGES.name)).collect())
+}
+
 /// The disaster that a tile's name begins with.
 pub(super) fn disaster(name: &str) -> String {
     name.rsplit_once('_').map_or(name, |(disaster, _)| disaster).to_owned()

@@ -32,6 +32,9 @@ pub const EXTENSION: &str = "safetensors";
 /// The list of tiles, written last: a folder without it is no pack, or one that is not finished.
 const LIST: &str = "pack.json";
 
+/// What is told of a packed tile that the list does not name.
+const UNLISTED: &str = "not used, since the list does not name it: packing was interrupted, or its sources were gone; pack again or remove it";
+
 /// Rows that share a checksum.
 const BLOCK_ROWS: usize = 64;
 
@@ -289,6 +292,11 @@ pub fn pack<E: From<Error>>(
     if fs::canonicalize(out).map_err(failed)? == root {
         return Err(Error::value("out", out.display(), "another folder than root").into());
     }
+    if let Some(images) = super::index::images_folders(out)?.first() {
+        // The list would hide its tiles from every reader.
+        let got = format!("{}, a root of tiles: {}", out.display(), images.display());
+        return Err(Error::value("out", got, "an empty folder, or a pack of this root").into());
+    }
     let lock_path = out.join(".lock");
     let lock = File::create(&lock_path).map_err(|source| Error::io(&lock_path, source))?;
     // The system lets go of it when this process ends, however it ends.
@@ -438,6 +446,10 @@ pub(super) fn index(root: &Path, splits: Option<&[String]>) -> Result<Option<Ind
         return Err(Error::value("splits", format!("{missing:?}"), format!("a split of {}: {found}", root.display())));
     }
     let mut index = Index::default();
+    for path in super::index::images_folders(root)? {
+        let message = format!("not used: {LIST} makes this root a pack");
+        index.problems.push(Problem { path, message });
+    }
     let root_is_there = list.root.is_dir();
     for (split, tiles) in list.splits {
         if splits.is_some_and(|splits| !splits.contains(&split)) {
@@ -446,8 +458,7 @@ pub(super) fn index(root: &Path, splits: Option<&[String]>) -> Result<Option<Ind
         let listed: BTreeSet<_> = tiles.keys().map(|name| packed_path(root, &split, name)).collect();
         for path in files_of(&root.join(&split))? {
             if is_packed(&path) && !is_hidden(&path) && !listed.contains(&path) {
-                let message = "not used, for its sources were gone when this was packed: pack again or remove it";
-                index.problems.push(Problem { path, message: message.to_owned() });
+                index.problems.push(Problem { path, message: UNLISTED.to_owned() });
             }
         }
         for (name, entry) in tiles {
@@ -463,6 +474,11 @@ pub(super) fn index(root: &Path, splits: Option<&[String]>) -> Result<Option<Ind
                     let message = "changed since it was packed: pack again".to_owned();
                     index.problems.push(Problem { path: source, message });
                 }
+            }
+            let [_, _, target] = super::index::paths(&list.root.join(&split), &name, Phase::Post);
+            if root_is_there && list.root.join(&entry.mask) != target && target.is_file() {
+                let message = "not there when this was packed, with the mask of the label: pack again".to_owned();
+                index.problems.push(Problem { path: target, message });
             }
             let files = |target| TileFiles { image: path.clone(), label: None, target };
             let disaster = super::index::disaster(&name);
@@ -554,7 +570,53 @@ mod tests {
         let index = Index::read(&out, None).unwrap();
         assert_eq!(index.tiles.len(), 1);
         let path = packed_path(&out, "train", &gone.name);
-        let message = "not used, for its sources were gone when this was packed: pack again or remove it".to_owned();
-        assert_eq!(index.problems, [Problem { path, message }]);
+        assert_eq!(index.problems, [Problem { path, message: UNLISTED.to_owned() }]);
+    }
+
+    #[test]
+    fn a_root_of_tiles_is_not_hidden_by_a_pack() {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, out) = (folder.path().join("root"), folder.path().join("out"));
+        made("train", &root);
+        made("val", &out);
+        let error = packed(&root, &out).unwrap_err().to_string();
+        let images = out.join("val/images");
+        let got = format!("out: got {}, a root of tiles: {}", out.display(), images.display());
+        assert_eq!(error, format!("{got}, expected an empty folder, or a pack of this root"));
+        assert!(!out.join(".lock").exists());
+        let index = Index::read(&out, None).unwrap();
+        assert_eq!((&index.tiles[0].split[..], index.problems.len()), ("val", 0));
+        // One that came later is told of.
+        let pack = folder.path().join("pack");
+        packed(&root, &pack).unwrap();
+        made("val", &pack);
+        let index = Index::read(&pack, None).unwrap();
+        let message = "not used: pack.json makes this root a pack".to_owned();
+        assert_eq!(index.problems, [Problem { path: pack.join("val/images"), message }]);
+        assert!(index.tiles.iter().all(|tile| tile.split == "train"));
+    }
+
+    #[test]
+    fn a_target_that_came_later_is_told_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, out) = (folder.path().join("root"), folder.path().join("out"));
+        made("train", &root);
+        let targets = root.join("train/targets");
+        let away = root.join("away");
+        fs::rename(&targets, &away).unwrap();
+        packed(&root, &out).unwrap();
+        assert_eq!(Index::read(&out, None).unwrap().problems, []);
+        fs::rename(&away, &targets).unwrap();
+        let index = Index::read(&out, None).unwrap();
+        let message = "not there when this was packed, with the mask of the label: pack again".to_owned();
+        let path = |tile: &Tile| targets.join(format!("{}_post_disaster_target.png", tile.name));
+        // The list has the folder's name without links.
+        let expected = index
+            .tiles
+            .iter()
+            .map(|tile| Problem { path: fs::canonicalize(path(tile)).unwrap(), message: message.clone() });
+        assert_eq!(index.problems, expected.collect::<Vec<_>>());
+        packed(&root, &out).unwrap();
+        assert_eq!(Index::read(&out, None).unwrap().problems, []);
     }
 }

@@ -200,6 +200,35 @@ def count_in_child(root: str, queue: multiprocessing.Queue) -> None:
     queue.put(rp.xbd.pixel_counts(root).tolist())
 
 
+def test_a_shallow_copy_counts_its_own_epochs(root: Path) -> None:
+    dataset = rp.xbd.XBDDataset(root, crop=32, seed=4)
+    other = copy.copy(dataset)
+    other.set_epoch(7)
+    assert (dataset.epoch, other.epoch) == (0, 7)
+    dataset.set_epoch(7)
+    assert_equal([dataset[0]], [other[0]])
+
+
+@pytest.mark.parametrize("name", ["augment", "crop", "tiles", "seed", "normalize", "un_classified"])
+def test_what_samples_are_made_of_cannot_be_changed(root: Path, name: str) -> None:
+    dataset = rp.xbd.XBDDataset(root, crop=32)
+    with pytest.raises(AttributeError, match=f"{name}: cannot be changed, expected another XBDDataset"):
+        setattr(dataset, name, getattr(dataset, name))
+    with pytest.raises(IndexError, match="index: got 8, expected one of 8 tiles"):
+        dataset._feed.read_sample(0, 8)
+    with pytest.raises(IndexError, match="index: got 9, expected one of 8 tiles"):
+        dataset._feed.tile_size(9)
+
+
+def test_modes_and_default_devices_do_not_matter(root: Path) -> None:
+    with torch.device("meta"), torch.inference_mode():
+        dataset = rp.xbd.XBDDataset(root, crop=32)
+    dataset.set_epoch(1)
+    expected = rp.xbd.XBDDataset(root, crop=32)
+    expected.set_epoch(1)
+    assert_equal([dataset[0]], [expected[0]])
+
+
 def test_a_forked_child_can_count(root: Path) -> None:
     """Threads that counted in the parent are not waited for in the child."""
     expected = rp.xbd.pixel_counts(root).tolist()

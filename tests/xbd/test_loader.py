@@ -266,6 +266,50 @@ def test_a_copy_may_have_another_world_size_at_the_begin_of_an_epoch(
     assert (other.epoch, other.state_dict()["world_size"]) == (2, 2)
 
 
+def test_of_several_passes_the_state_is_that_of_the_last_batch(root: Path) -> None:
+    loader, expected = make(root, samples_per_epoch=13), list(make(root, samples_per_epoch=13))
+    batches = iter(loader)
+    next(batches), next(batches)
+    next(iter(loader))  # a look at the next epoch
+    assert (loader.epoch, loader.state_dict()["batch"]) == (1, 1)
+    next(batches)
+    state = loader.state_dict()
+    assert (state["epoch"], state["batch"]) == (0, 3)
+    other = make(root, samples_per_epoch=13)
+    other.load_state_dict(state)
+    assert_equal(other, expected[3:])
+    list(batches)
+    next(iter(loader))
+    assert loader.epoch == 2  # no epoch is begun twice
+
+
+def test_iterables_that_end_are_copied_too(root: Path) -> None:
+    loader = make(root, disasters=(name for name in ["synthetic-fire"]), exclude_disasters=iter([]))
+    assert_equal(copying.deepcopy(loader), loader)
+    with pytest.raises(TypeError, match="disasters: got 5, expected names of disasters"):
+        make(root, disasters=5)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "crop", "tiles", "seed", "samples_per_epoch", "shuffle"])
+def test_what_the_threads_were_given_cannot_be_changed(root: Path, name: str) -> None:
+    loader = make(root)
+    with pytest.raises(AttributeError, match=f"{name}: cannot be changed, expected another XBDLoader"):
+        setattr(loader, name, getattr(loader, name))
+    assert isinstance(loader.tiles, tuple)
+
+
+def test_memory_of_another_size_is_refused(root: Path) -> None:
+    loader = make(root)
+    loader._memory = BatchMemory(2, np.uint8, "numpy", None, 2)
+    expected = r"memory: got \[9600, 9600, 3200\] bytes, expected \[14400, 14400, 4800\]"
+    with pytest.raises(ValueError, match=expected):
+        next(iter(loader))
+    loader = make(root, normalize="imagenet")
+    loader._memory = BatchMemory(3, np.uint8, "numpy", None, 2)
+    with pytest.raises(ValueError, match=r"memory: got \[14400, .*, expected \[57600, 57600, 4800\]"):
+        next(iter(loader))
+
+
 def test_a_batch_is_not_written_over_while_it_is_held(root: Path) -> None:
     loader = make(root, samples_per_epoch=30)
     held = [(batch, tuple(part.clone() for part in batch)) for batch in loader]

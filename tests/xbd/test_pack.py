@@ -63,6 +63,30 @@ def test_the_dataset_reads_it_too(source: Path, packed: Path) -> None:
     assert_equal([tuple(one[at]) for at in range(8)], [tuple(other[at]) for at in range(8)])
 
 
+def test_a_packed_tile_has_a_mask_and_no_single_image(source: Path, packed: Path) -> None:
+    tile, original = rp.xbd.index(packed).tiles[1], rp.xbd.index(source).tiles[1]
+    np.testing.assert_array_equal(rp.xbd.read_target(tile.post.target), rp.xbd.read_target(original.post.target))
+    with pytest.raises(ValueError, match=r"safetensors: is packed, with two images: XBDDataset and XBDLoader give"):
+        rp.xbd.read_image(tile.pre.image)
+    with pytest.raises(ValueError, match=r"safetensors: is packed: targets belong in the root that it was packed from"):
+        rp.xbd.write_targets(packed)
+
+
+def test_another_root_is_not_packed_into(source: Path, root: Path) -> None:
+    with pytest.raises(ValueError, match=r"out: got .*, a root of tiles: .*train/images, expected an empty folder"):
+        rp.xbd.pack(root, source)
+    assert len(rp.xbd.index(source).tiles) == 8
+
+
+def test_a_target_that_comes_later_is_told(source: Path, packed: Path) -> None:
+    rp.xbd.write_targets(source, un_classified="background")
+    problems = rp.xbd.index(packed).problems
+    assert len(problems) == 4
+    assert problems[0].message == "not there when this was packed, with the mask of the label: pack again"
+    assert rp.xbd.pack(source, packed) == (4, 4)
+    assert rp.xbd.index(packed).problems == ()
+
+
 def test_disasters_and_splits(packed: Path) -> None:
     index = rp.xbd.index(packed)
     assert index.problems == ()

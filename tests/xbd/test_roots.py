@@ -192,3 +192,11 @@ def test_max_pixels_is_for_labels_too(root: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"\.json: 96 x 96 = 9216 pixels, more than max_pixels = 5"):
         rp.xbd.pixel_counts(copy, max_pixels=5)
     assert rp.xbd.pixel_counts(copy, max_pixels=9216).sum() <= 8 * 9216
+    label = rp.xbd.index(copy).tiles[0].post.label
+    for read in (rp.xbd.read_label, rp.xbd.rasterize_label):
+        with pytest.raises(ValueError, match=r"\.json: 96 x 96 = 9216 pixels, more than max_pixels = 9215"):
+            read(label, max_pixels=9215)
+        read(label, max_pixels=9216)
+    with pytest.raises(ValueError, match="more than max_pixels = 9215"):
+        rp.xbd.write_targets(copy, max_pixels=9215)
+    assert rp.xbd.write_targets(copy, max_pixels=9216) == (16, 0)

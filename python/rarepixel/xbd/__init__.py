@@ -206,7 +206,8 @@ def read_target(path: StrPath, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[n
     """Reads a target PNG as (H, W) uint8 class indices.
 
     8-bit gray as in xBD; palette PNGs give their indices, whatever the colours; gray of 1, 2 or 4 bits is not scaled;
-    RGB with three equal channels (re-saved targets) gives that value.
+    RGB with three equal channels (re-saved targets) gives that value. A packed tile gives its mask, un-classified
+    buildings ignored.
 
     Raises:
         OSError: the file cannot be read.
@@ -222,7 +223,7 @@ def read_target(path: StrPath, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[n
     return _core.xbd_read_target(path, integer("max_pixels", max_pixels, 0))
 
 
-def read_label(path: StrPath) -> Label:
+def read_label(path: StrPath, *, max_pixels: int = MAX_PIXELS) -> Label:
     """Reads a label file.
 
     Whether it is of before or after is told by its name, else by ``metadata.img_name``, else by whether any building
@@ -231,8 +232,8 @@ def read_label(path: StrPath) -> Label:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: not a label file, or a building (named by its uid) with an unknown subtype, or with a geometry
-            that is broken, not finite, or more than 2^30 pixels away.
+        ValueError: not a label file, or of an image of more than ``max_pixels`` pixels; or a building (named by its
+            uid) with an unknown subtype, or with a geometry that is broken, not finite, or more than 2^30 pixels away.
 
     >>> import tempfile
     >>> root = tempfile.mkdtemp()
@@ -243,7 +244,7 @@ def read_label(path: StrPath) -> Label:
     >>> label.features[0].polygons[0][0].shape  # an L: six corners, the first again
     (7, 2)
     """
-    phase, height, width, features = _core.xbd_read_label(path)
+    phase, height, width, features = _core.xbd_read_label(path, integer("max_pixels", max_pixels, 0))
     return Label(
         phase,
         height,
@@ -252,7 +253,9 @@ def read_label(path: StrPath) -> Label:
     )
 
 
-def rasterize_label(path: StrPath, un_classified: UnClassified = "ignore") -> npt.NDArray[np.uint8]:
+def rasterize_label(
+    path: StrPath, un_classified: UnClassified = "ignore", *, max_pixels: int = MAX_PIXELS
+) -> npt.NDArray[np.uint8]:
     """Draws a label file as an (H, W) uint8 mask, pixel for pixel as the official targets are.
 
     The rule is that of OpenCV 4.6 ``fillPoly`` on coordinates rounded to the nearest integer (halves to even):
@@ -263,6 +266,7 @@ def rasterize_label(path: StrPath, un_classified: UnClassified = "ignore") -> np
         path: the JSON file.
         un_classified: what buildings of that subtype become: ``"ignore"`` (255), ``"no-damage"`` (1, as in the xView2
             challenge) or ``"background"`` (0).
+        max_pixels: larger masks are refused.
 
     Raises:
         OSError, ValueError: as for :func:`read_label`.
@@ -274,7 +278,7 @@ def rasterize_label(path: StrPath, un_classified: UnClassified = "ignore") -> np
     >>> np.array_equal(rasterize_label(tile.post.label), read_target(tile.post.target))
     True
     """
-    return _core.xbd_rasterize_label(path, un_classified)
+    return _core.xbd_rasterize_label(path, un_classified, integer("max_pixels", max_pixels, 0))
 
 
 def pixel_counts(
@@ -392,14 +396,14 @@ def _select(
     splits: Sequence[str] | None,
     disasters: Iterable[str] | None,
     exclude_disasters: Iterable[str] | None,
-) -> list[Tile]:
+) -> tuple[Tile, ...]:
     """The tiles of the disasters asked for; problems of the root are warned of."""
     return _of_disasters(root, _found(root, splits, stacklevel=4), disasters, exclude_disasters)
 
 
 def _of_disasters(
     root: StrPath, found: Index, disasters: Iterable[str] | None, exclude_disasters: Iterable[str] | None
-) -> list[Tile]:
+) -> tuple[Tile, ...]:
     if not found.tiles:
         problems = f" ({len(found.problems)} problems, the first: {found.problems[0]})" if found.problems else ""
         raise ValueError(f"{root}: no complete tile was found{problems}")
@@ -407,16 +411,23 @@ def _of_disasters(
     wanted = known if disasters is None else _names("disasters", disasters, known)
     if exclude_disasters is not None:
         wanted = wanted - _names("exclude_disasters", exclude_disasters, known)
-    tiles = [tile for tile in found.tiles if tile.disaster in wanted]
+    tiles = tuple(tile for tile in found.tiles if tile.disaster in wanted)
     if not tiles:
         raise ValueError(f"{root}: no tile is left of {len(found.tiles)}; its disasters are {', '.join(sorted(known))}")
     return tiles
 
 
-def _names(argument: str, names: Iterable[str], known: set[str]) -> set[str]:
+def _listed(argument: str, names: Iterable[str] | None) -> list[str] | None:
     if isinstance(names, str):
         raise TypeError(f"{argument}: got {names!r}, expected names such as [{names!r}]")
-    names = set(names)
+    try:
+        return None if names is None else list(names)
+    except TypeError:
+        raise TypeError(f"{argument}: got {names!r}, expected names of disasters") from None
+
+
+def _names(argument: str, names: Iterable[str], known: set[str]) -> set[str]:
+    names = set(_listed(argument, names) or ())
     if unknown := names - known:
         raise ValueError(f"{argument}: got {', '.join(sorted(unknown))}, expected some of {', '.join(sorted(known))}")
     return names

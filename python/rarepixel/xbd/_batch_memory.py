@@ -41,24 +41,24 @@ class BatchMemory:
             expected = f"1 to {sys.maxsize // sample} for samples of {width} x {height} pixels"
             raise ValueError(f"batch_size: got {self._batch_size}, expected {expected}")
 
-    def make(self, size: tuple[int, int]) -> tuple[tuple[Any, ...], list[int]]:
-        """A batch of samples of ``size`` (height, width), and the addresses of its parts."""
+    def make(self, size: tuple[int, int]) -> tuple[tuple[Any, ...], list[tuple[int, int]]]:
+        """A batch of samples of ``size`` (height, width), and the address and the bytes of each of its parts."""
         if self._pins_memory():
             import torch
 
             # torch keeps freed pinned memory for the next batch, and waits for copies from it that are still under way.
             tensors = [
-                torch.empty(shape, dtype=getattr(torch, dtype.name), pin_memory=True)
+                torch.empty(shape, dtype=getattr(torch, dtype.name), device="cpu", pin_memory=True)
                 for shape, dtype in zip(self._shapes(size), self._dtypes, strict=True)
             ]
-            return tuple(tensors), [tensor.data_ptr() for tensor in tensors]
+            return tuple(tensors), [(tensor.data_ptr(), tensor.nbytes) for tensor in tensors]
         arrays = self._arrays(size)
-        addresses = [array.ctypes.data for array in arrays]
+        memory = [(array.ctypes.data, array.nbytes) for array in arrays]
         if self._output == "torch":
             import torch
 
-            return tuple(map(torch.from_numpy, arrays)), addresses
-        return tuple(arrays), addresses
+            return tuple(map(torch.from_numpy, arrays)), memory
+        return tuple(arrays), memory
 
     def _shapes(self, size: tuple[int, int]) -> list[tuple[int, ...]]:
         return [(self._batch_size, 3, *size)] * 2 + [(self._batch_size, *size)]

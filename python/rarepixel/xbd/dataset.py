@@ -13,12 +13,13 @@ from torch.utils.data import Dataset
 from .._arguments import integer, whole_number
 from . import MAX_PIXELS, StrPath, Tile, UnClassified, _count, _select
 from ._feed import MeanStd, make_feed
+from ._fixed import Fixed
 from .augment import Augment
 
 Sample = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-class XBDDataset(Dataset[Sample]):
+class XBDDataset(Fixed, Dataset[Sample]):
     """Map-style dataset of ``(pre, post, mask)``.
 
     ``pre`` and ``post`` are (3, H, W) images, uint8 or, with ``normalize``, float32; ``mask`` holds the (H, W) uint8
@@ -48,7 +49,8 @@ class XBDDataset(Dataset[Sample]):
         max_pixels: larger images are refused.
 
     Attributes:
-        tiles: the tiles, in the order of the indices.
+        tiles: the tiles, in the order of the indices. Neither they nor the arguments above can be set later; for some
+            of the tiles there is :class:`torch.utils.data.Subset`.
 
     Raises:
         OSError, ValueError: from the constructor for a bad root or argument (incomplete tiles are left out with a
@@ -65,7 +67,9 @@ class XBDDataset(Dataset[Sample]):
     (torch.Size([3, 32, 32]), torch.float32, torch.Size([32, 32]))
     """
 
-    tiles: list[Tile]
+    tiles: tuple[Tile, ...]
+
+    _fixed = frozenset({"augment", "crop", "max_pixels", "normalize", "seed", "tiles", "un_classified"})
 
     def __init__(
         self,
@@ -88,7 +92,9 @@ class XBDDataset(Dataset[Sample]):
         self.seed = integer("seed", seed, 0)
         self.max_pixels = integer("max_pixels", max_pixels, 0)
         self.tiles = _select(root, splits, disasters, exclude_disasters)
-        self._epoch = torch.zeros((), dtype=torch.int64)
+        # Whatever mode is on or device is the default: other threads and processes write to it.
+        with torch.inference_mode(False):
+            self._epoch = torch.zeros((), dtype=torch.int64, device="cpu")
         self._set_up()
 
     def __len__(self) -> int:
@@ -118,6 +124,11 @@ class XBDDataset(Dataset[Sample]):
     def pixel_counts(self) -> npt.NDArray[np.int64]:
         """Counts the pixels of each class over these tiles' masks, uncropped: :func:`rarepixel.xbd.pixel_counts`."""
         return _count(self.tiles, self.un_classified, self.max_pixels)
+
+    def __copy__(self) -> XBDDataset:
+        copied = type(self).__new__(type(self))
+        copied.__setstate__({**self.__getstate__(), "_epoch": self._epoch.clone()})
+        return copied
 
     def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in self.__dict__.items() if name != "_feed"}

@@ -20,9 +20,10 @@ import numpy.typing as npt
 from rarepixel import _core
 
 from .._arguments import boolean, integer
-from . import MAX_PIXELS, StrPath, Tile, UnClassified, _select
+from . import MAX_PIXELS, StrPath, Tile, UnClassified, _listed, _select
 from ._batch_memory import BatchMemory
 from ._feed import MeanStd, Sampler, make_feed, survey_file, weights_of_classes
+from ._fixed import Fixed
 from .augment import Augment
 
 __all__ = ["Statistics", "XBDLoader"]
@@ -56,7 +57,7 @@ class Statistics:
         return self.pixels / total if total else np.full(len(self.pixels), np.nan)
 
 
-class XBDLoader:
+class XBDLoader(Fixed):
     """An iterable of ``(pre, post, mask)`` batches that Rust threads read, crop and augment ahead of the training.
 
     ``pre`` and ``post`` are (N, 3, H, W), uint8 or, with ``normalize``, float32; ``mask`` is (N, H, W) uint8 class
@@ -107,7 +108,7 @@ class XBDLoader:
         max_pixels: larger images are refused.
 
     Attributes:
-        tiles: the tiles.
+        tiles: the tiles. Neither they nor the arguments above can be set later.
         skipped: what could not be read with ``on_error="skip"``, and how often.
 
     Raises:
@@ -138,8 +139,23 @@ class XBDLoader:
     8
     """
 
-    tiles: list[Tile]
+    tiles: tuple[Tile, ...]
     skipped: Counter[str]
+
+    _fixed = frozenset(
+        {
+            "batch_size",
+            "crop",
+            "drop_last",
+            "num_threads",
+            "prefetch",
+            "samples_per_epoch",
+            "seed",
+            "shuffle",
+            "skipped",
+            "tiles",
+        }
+    )
 
     def __init__(
         self,
@@ -169,6 +185,8 @@ class XBDLoader:
         on_error: Literal["raise", "skip"] = "raise",
         max_pixels: int = MAX_PIXELS,
     ) -> None:
+        disasters = _listed("disasters", disasters)
+        exclude_disasters = _listed("exclude_disasters", exclude_disasters)
         # What a copy is built from; before any other name is known here.
         self._options = {name: value for name, value in locals().items() if name != "self"}
         if on_error not in ("raise", "skip"):
@@ -222,9 +240,10 @@ class XBDLoader:
         self._on_error = on_error
         self._pixels = np.zeros(6, dtype=np.int64)
         self._samples = 0
-        # The epoch and batch that the pass at hand goes on with, and those that the next pass begins with.
-        self._position: tuple[int, int] = (-1, 0)
-        self._start: tuple[int, int] | None = (0, 0)
+        # The epoch and batch that the next pass begins with, and those that the pass goes on with which gave the last
+        # batch; none before the first pass, and where the next was set since.
+        self._start: tuple[int, int] = (0, 0)
+        self._position: tuple[int, int] | None = None
         self._runs: weakref.WeakSet[_core.XBDRun] = weakref.WeakSet()
 
     def __len__(self) -> int:
@@ -234,11 +253,11 @@ class XBDLoader:
     def __iter__(self) -> Iterator[Batch]:
         # Nothing happens before the first batch is asked for: some frameworks call iter() only to see whether they can.
         process = os.getpid()
-        epoch, first_batch = self._start or (self._position[0] + 1, 0)
-        self._start, self._position = None, (epoch, first_batch)
+        epoch, given = self._start
+        self._start, self._position = (epoch + 1, 0), (epoch, given)
         size = self._sample_size()
         self._memory.expect_addressable(size)
-        run = self._feed.start(epoch, first_batch, self._shares(), size, self.num_threads or 0)
+        run = self._feed.start(epoch, given, self._shares(), size, self.num_threads or 0)
         _RUNS.add(run)
         self._runs.add(run)
         warned = False
@@ -248,7 +267,8 @@ class XBDLoader:
                     break
             while (filled := run.next()) is not None:
                 batch, samples, counts, skipped = filled
-                self._position = (epoch, self._position[1] + 1)
+                given += 1
+                self._position = (epoch, given)
                 self._pixels += counts
                 self._samples += samples
                 self.skipped.update(skipped)
@@ -273,21 +293,23 @@ class XBDLoader:
 
     @property
     def epoch(self) -> int:
-        """The epoch of the pass that is under way or comes next; 0 at first."""
-        return self._start[0] if self._start else self._position[0]
+        """The epoch of the pass that gave the last batch; of the next pass where it was set since. 0 at first."""
+        return (self._position or self._start)[0]
 
     def set_epoch(self, epoch: int) -> None:
         """Begins the next pass with this epoch. A batch that :meth:`load_state_dict` set within that epoch is kept."""
         epoch = integer("epoch", epoch, 0)
-        if self._start is None or self._start[0] != epoch:
+        if self._start[0] != epoch:
             self._start = (epoch, 0)
+        self._position = None
 
     def state_dict(self) -> dict[str, Any]:
         """Where the pass at hand is, and what its order depends on, as plain numbers and texts: torchdata's convention.
 
-        It counts the batches that you were given, not those that were filled ahead. It is the same on every rank.
+        Of several passes at once it is the one that gave the last batch. It counts the batches that you were given, not
+        those that were filled ahead. It is the same on every rank.
         """
-        epoch, batch = self._start or self._position
+        epoch, batch = self._position or self._start
         return {"version": _STATE_VERSION, "epoch": epoch, "batch": batch, **self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -316,6 +338,7 @@ class XBDLoader:
                 raise ValueError(f"state: got {name} {state[name]!r}, expected {identity[name]!r}")
         epoch, batch = integer("epoch", state["epoch"], 0), integer("batch", state["batch"], 0)
         self._start = (epoch, batch) if batch < len(self) else (epoch + 1, 0)
+        self._position = None
 
     def statistics(self) -> Statistics:
         """What has been given out since the loader was made or :meth:`reset_statistics` called."""
@@ -381,8 +404,8 @@ class XBDLoader:
 
     def _submit(self, run: _core.XBDRun, size: tuple[int, int]) -> bool:
         """Hands in memory for one more batch; false where there is none left to fill."""
-        batch, (pre, post, mask) = self._memory.make(size)
-        return run.submit(pre, post, mask, batch)
+        batch, memory = self._memory.make(size)
+        return run.submit(memory, batch)
 
 
 def _rebuild(kind: type[XBDLoader], options: dict[str, Any], state: dict[str, Any]) -> XBDLoader:

@@ -52,6 +52,7 @@ def write_targets(
     splits: Sequence[str] | None = None,
     un_classified: UnClassified = "ignore",
     *,
+    max_pixels: int = MAX_PIXELS,
     progress: Callable[[int], object] | None = None,
 ) -> tuple[int, int]:
     """Writes the targets that tiles lack (tier3 ships none), pre and post, drawn from their labels.
@@ -63,6 +64,7 @@ def write_targets(
     Args:
         root, splits: as for :func:`rarepixel.xbd.index`. Incomplete tiles are left out, with a warning.
         un_classified: as for :func:`rarepixel.xbd.rasterize_label`.
+        max_pixels: larger masks are refused.
         progress: called with 1 after each tile, on this thread; Ctrl-C works either way.
 
     Returns:
@@ -79,9 +81,9 @@ def write_targets(
     >>> write_targets(root)
     (4, 0)
     """
-    splits = _split_names(splits)
+    max_pixels, splits = integer("max_pixels", max_pixels, 0), _split_names(splits)
     _found(root, splits)
-    return _core.xbd_write_targets(root, splits, un_classified, progress)
+    return _core.xbd_write_targets(root, splits, un_classified, max_pixels, progress)
 
 
 def pack(

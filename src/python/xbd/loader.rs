@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use numpy::{IntoPyArray, PyArray1};
+use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -80,7 +81,7 @@ impl XBDFeed {
     /// The (pre, post, mask) arrays of tile `index`, cropped anywhere.
     fn read_sample<'py>(&self, py: Python<'py>, epoch: u64, index: usize) -> PyResult<Bound<'py, PyTuple>> {
         let feed = &*self.feed;
-        let tile = &feed.tiles[index];
+        let tile = self.tile(index)?;
         let key = [feed.seed, epoch, index as u64];
         let Sample { pre, post, mask } = py.detach(|| read_sample(tile, Place::Anywhere, &feed.options, &key))?;
         let array = |image| match image {
@@ -93,7 +94,8 @@ impl XBDFeed {
     /// (height, width) of a tile in pixels.
     fn tile_size(&self, py: Python<'_>, index: usize) -> PyResult<(usize, usize)> {
         let SampleOptions { max_pixels, .. } = self.feed.options;
-        Ok(py.detach(|| self.feed.tiles[index].size(max_pixels))?)
+        let tile = self.tile(index)?;
+        Ok(py.detach(|| tile.size(max_pixels))?)
     }
 
     /// Starts threads (0: as many as the machine has cores) that fill the batches of an epoch, from one of them on.
@@ -117,6 +119,14 @@ impl XBDFeed {
     }
 }
 
+impl XBDFeed {
+    fn tile(&self, index: usize) -> PyResult<&TileSource> {
+        let tiles = &self.feed.tiles;
+        let missing = || PyIndexError::new_err(format!("index: got {index}, expected one of {} tiles", tiles.len()));
+        tiles.get(index).ok_or_else(missing)
+    }
+}
+
 fn to_shares((samples, batch_size, drop_last, rank, world_size): (usize, usize, bool, usize, usize)) -> Shares {
     Shares { samples, batch_size, drop_last, rank, world_size }
 }
@@ -134,17 +144,22 @@ pub struct XBDRun {
 
 #[pymethods]
 impl XBDRun {
-    /// Hands in the memory of a batch as the addresses of pre, post and mask; false where there is none left to fill.
-    fn submit(&self, pre: usize, post: usize, mask: usize, owner: Py<PyAny>) -> bool {
-        let memory = Memory { pre: pre as *mut u8, post: post as *mut u8, mask: mask as *mut u8 };
+    /// Hands in the memory of a batch as the addresses and bytes of pre, post and mask; false where there is none left to fill.
+    fn submit(&self, memory: [(usize, usize); 3], owner: Py<PyAny>) -> PyResult<bool> {
+        let (bytes, expected) = (memory.map(|(_, bytes)| bytes), self.run.memory_bytes());
+        if bytes != expected {
+            return Err(Error::value("memory", format!("{bytes:?} bytes"), format!("{expected:?}")).into());
+        }
+        let [pre, post, mask] = memory.map(|(address, _)| address as *mut u8);
+        let memory = Memory { pre, post, mask };
         let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: rarepixel's own Python code makes contiguous arrays of the run's sizes and hands in their owner, which is
+        // SAFETY: the sizes are the run's; rarepixel's own Python code makes contiguous arrays and hands in their owner, which is
         // kept until the batch has come back or the run is gone; nothing else has a reference to the arrays till then.
         let taken = unsafe { self.run.submit(memory) };
         if taken {
             owners.push_back(owner);
         }
-        taken
+        Ok(taken)
     }
 
     /// Waits for the next batch; none when there is none.

@@ -17,7 +17,6 @@ use crate::xbd::index::{Index, Tile};
 use crate::xbd::label::{Label, Phase};
 use crate::xbd::mask::{MaskSource, count_pixels};
 use crate::xbd::pack::pack;
-use crate::xbd::png;
 use crate::xbd::synth::{SynthesizeOptions, synthesize};
 use crate::{Error, Result};
 
@@ -50,7 +49,7 @@ pub fn xbd_read_image(py: Python<'_>, path: PathBuf, max_pixels: u64) -> PyResul
 /// A target as (H, W) class indices.
 #[pyfunction]
 pub fn xbd_read_target(py: Python<'_>, path: PathBuf, max_pixels: u64) -> PyResult<Bound<'_, PyArray2<u8>>> {
-    Ok(py.detach(|| png::read_target(&path, max_pixels))?.into_pyarray(py))
+    Ok(py.detach(|| MaskSource::Target(path).read(UnClassified::Ignore, max_pixels))?.into_pyarray(py))
 }
 
 /// Uid, subtype, and for each polygon its rings as (N, 2) arrays.
@@ -58,7 +57,6 @@ type FeatureTuple<'py> = (String, Option<&'static str>, Vec<Vec<Bound<'py, PyArr
 
 /// Phase, height, width and features of a label file.
 #[pyfunction]
-#[pyo3(signature = (path, max_pixels = png::MAX_PIXELS))]
 pub fn xbd_read_label(
     py: Python<'_>,
     path: PathBuf,
@@ -79,7 +77,6 @@ pub fn xbd_read_label(
 
 /// The (H, W) mask of a label file.
 #[pyfunction]
-#[pyo3(signature = (path, un_classified, max_pixels = png::MAX_PIXELS))]
 pub fn xbd_rasterize_label<'py>(
     py: Python<'py>,
     path: PathBuf,
@@ -177,12 +174,13 @@ pub fn xbd_write_targets(
     root: PathBuf,
     splits: Option<Vec<String>>,
     un_classified: &str,
+    max_pixels: u64,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<(usize, usize)> {
     let un_classified = UnClassified::from_name(un_classified)?;
     let total = py.detach(|| {
         let index = Index::read(&root, splits.as_deref())?;
-        write_targets(&root, &index.tiles, un_classified, || tell(progress.as_ref()))
+        write_targets(&root, &index.tiles, un_classified, max_pixels, || tell(progress.as_ref()))
     })?;
     Ok((total.written, total.kept))
 }

@@ -122,12 +122,19 @@ impl Run {
         Ok(run)
     }
 
+    /// Bytes of the parts of a [`Memory`], in order.
+    pub fn memory_bytes(&self) -> [usize; 3] {
+        let Shared { shares, size: (height, width), feed, .. } = &*self.shared;
+        let mask = shares.batch_size.saturating_mul(*height).saturating_mul(*width);
+        let image = mask.saturating_mul(3 * if feed.options.normalize.is_some() { size_of::<f32>() } else { 1 });
+        [image, image, mask]
+    }
+
     /// Hands in memory for the next batch; false where the epoch has no more, and then it is not kept.
     ///
     /// # Safety
     ///
-    /// The memory must be as large as [`Memory`] says for the run's batch size and sample size (float32 with `normalize`),
-    /// aligned, and neither freed nor touched until the batch has come back from [`Self::next`] or the run has been closed.
+    /// The memory must be as large as [`Self::memory_bytes`] says, aligned, and neither freed nor touched until the batch has come back from [`Self::next`] or the run has been closed.
     pub unsafe fn submit(&self, memory: Memory) -> bool {
         let mut state = self.shared.lock();
         let (number, samples) = (state.next, self.shared.shares.batch(state.next));
