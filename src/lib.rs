@@ -6,6 +6,7 @@ pub mod cpu;
 pub mod cuda;
 pub mod error;
 pub mod loss;
+mod memory;
 pub mod metrics;
 #[cfg(feature = "python")]
 mod python;

@@ -6,11 +6,13 @@
 mod read;
 
 use std::ops::Range;
+use std::sync::Mutex;
 
 use self::read::{INVALID, Reader};
 use crate::cpu::argmax::{Argmax, TILE, tile_length};
 use crate::cpu::pool;
 use crate::cpu::simd::{Element, InstructionSet, Vector, Work};
+use crate::memory;
 use crate::tensor::{DType, View};
 use crate::{Error, Result};
 
@@ -46,6 +48,8 @@ pub fn confusion_matrix(
     let elements = input.samples * input.channels * input.pixels;
     let jobs = threads.min(elements / ELEMENTS_OF_A_JOB).max(1);
     let tiles = task.tiles();
+    let mut total = zeros(classes, classes, 1)?;
+    let counts = (0..jobs).map(|_| Ok(Mutex::new(Some(Counts::new(classes)?)))).collect::<Result<Vec<_>>>()?;
     let parts = pool::run(
         threads,
         jobs,
@@ -53,10 +57,10 @@ pub fn confusion_matrix(
         |(), job| {
             let tiles = tiles * job / jobs..tiles * (job + 1) / jobs;
             let set = InstructionSet::best();
-            f32::dispatch(set, CountTiles { task: &task, set, tiles })
+            let counts = counts[job].lock().expect("no holder panics").take().expect("each job is done once");
+            f32::dispatch(set, CountTiles { task: &task, set, tiles, counts })
         },
     );
-    let mut total = vec![0; classes * classes];
     for part in parts {
         // In job order, so the first wrong label of all is reported.
         let counts = part.map_err(|wrong| wrong.into_error(&task, spatial))?;
@@ -130,8 +134,12 @@ impl Task<'_> {
 
     /// The counts of a range of tiles, or the first wrong label in it.
     #[inline(always)]
-    fn count(&self, set: InstructionSet, tiles: Range<usize>) -> std::result::Result<Vec<u64>, WrongLabel> {
-        let mut counts = Counts::new(self.classes);
+    fn count(
+        &self,
+        set: InstructionSet,
+        tiles: Range<usize>,
+        mut counts: Counts,
+    ) -> std::result::Result<Vec<u64>, WrongLabel> {
         let mut argmax = self.argmax(set);
         let tile_length = tile_length(&self.input.view);
         let (mut rows, mut columns) = ([0; TILE], [0; TILE]);
@@ -172,13 +180,14 @@ struct CountTiles<'a> {
     task: &'a Task<'a>,
     set: InstructionSet,
     tiles: Range<usize>,
+    counts: Counts,
 }
 
 impl Work<f32> for CountTiles<'_> {
     type Output = std::result::Result<Vec<u64>, WrongLabel>;
     #[inline(always)]
     fn run<V: Vector<Element = f32>>(self) -> Self::Output {
-        self.task.count(self.set, self.tiles)
+        self.task.count(self.set, self.tiles, self.counts)
     }
 }
 
@@ -203,6 +212,14 @@ impl WrongLabel {
     }
 }
 
+/// (banks, rows, C) counts.
+fn zeros(classes: usize, rows: usize, banks: usize) -> Result<Vec<u64>> {
+    let length = classes.checked_mul(rows).and_then(|length| length.checked_mul(banks));
+    length.and_then(memory::zeros).ok_or_else(|| {
+        Error::value("num_classes", classes, "fewer classes: there is no memory for a count of each pair of them")
+    })
+}
+
 /// Counts of (target, prediction) pairs, with one more row for ignored pixels so that counting has no branch.
 struct Counts {
     classes: usize,
@@ -211,9 +228,9 @@ struct Counts {
 }
 
 impl Counts {
-    fn new(classes: usize) -> Self {
+    fn new(classes: usize) -> Result<Self> {
         let banks = if classes <= BANKED_CLASSES { BANKS } else { 1 };
-        Self { classes, banks, counts: vec![0; banks * (classes + 1) * classes] }
+        Ok(Self { classes, banks, counts: zeros(classes, classes + 1, banks)? })
     }
 
     #[inline(always)]

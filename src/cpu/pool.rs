@@ -21,32 +21,29 @@ struct Pool {
 /// One pool for each number of threads, made when it is first asked for and kept for the life of the process.
 static POOLS: [AtomicPtr<Pool>; MAX_THREADS] = [const { AtomicPtr::new(std::ptr::null_mut()) }; MAX_THREADS];
 
-/// The pool of `count` threads of this process.
+/// The pool of `count` threads of this process; none where the system refuses them.
 ///
 /// A forked child has the parent's pool but none of its threads, and would wait for them for ever: so a pool belongs to a
 /// process id. There is no lock here for a fork to leave locked.
-fn pool(count: usize) -> &'static ThreadPool {
+fn pool(count: usize) -> Option<&'static ThreadPool> {
     let slot = &POOLS[count - 1];
     let process = std::process::id();
     let current = slot.load(Ordering::Acquire);
     // SAFETY: a slot holds null or a leaked box, which is never freed.
     if let Some(pool) = unsafe { current.as_ref() }.filter(|pool| pool.process == process) {
-        return &pool.threads;
+        return Some(&pool.threads);
     }
-    let threads = ThreadPoolBuilder::new()
-        .num_threads(count)
-        .thread_name(|index| format!("rarepixel-{index}"))
-        .build()
-        .expect("the system refused to start threads");
+    let threads =
+        ThreadPoolBuilder::new().num_threads(count).thread_name(|index| format!("rarepixel-{index}")).build().ok()?;
     let made = Box::into_raw(Box::new(Pool { process, threads }));
     match slot.compare_exchange(current, made, Ordering::AcqRel, Ordering::Acquire) {
         // SAFETY: `made` was leaked just now.
-        Ok(_) => unsafe { &(*made).threads },
+        Ok(_) => Some(unsafe { &(*made).threads }),
         Err(winner) => {
             // SAFETY: `made` was never published; dropping it ends its threads. The winner is a leaked box of this process.
             unsafe {
                 drop(Box::from_raw(made));
-                &(*winner).threads
+                Some(&(*winner).threads)
             }
         }
     }
@@ -89,6 +86,17 @@ pub fn run<S, R: Send>(
     scratch: impl Fn() -> S + Sync,
     work: impl Fn(&mut S, usize) -> R + Sync,
 ) -> Vec<R> {
+    run_on(threads, jobs, scratch, work, pool)
+}
+
+/// [`run`], on the pool that there is for a number of threads.
+fn run_on<S, R: Send>(
+    threads: usize,
+    jobs: usize,
+    scratch: impl Fn() -> S + Sync,
+    work: impl Fn(&mut S, usize) -> R + Sync,
+    pool: impl Fn(usize) -> Option<&'static ThreadPool>,
+) -> Vec<R> {
     assert!(u32::try_from(jobs).is_ok(), "jobs are numbered with 32 bits");
     let members = threads.min(jobs).min(MAX_THREADS + 1);
     if members <= 1 {
@@ -115,12 +123,16 @@ pub fn run<S, R: Send>(
     };
     // As many as torch uses, though fewer may have work: a team of another size would be a new one.
     if !team::share(threads.min(MAX_THREADS + 1), &participate) {
-        pool(threads.min(MAX_THREADS + 1) - 1).in_place_scope(|scope| {
-            for _ in 1..members {
-                scope.spawn(|_| participate());
-            }
-            participate();
-        });
+        match pool(threads.min(MAX_THREADS + 1) - 1) {
+            Some(pool) => pool.in_place_scope(|scope| {
+                for _ in 1..members {
+                    scope.spawn(|_| participate());
+                }
+                participate();
+            }),
+            // Alone: whoever has no share of its own left takes those of others.
+            None => participate(),
+        }
     }
     let mut done = done.into_inner().expect("no holder panics");
     done.sort_unstable_by_key(|(job, _)| *job);
@@ -179,6 +191,12 @@ mod tests {
         let result = std::panic::catch_unwind(|| run(2, 10, || (), |(), job| assert!(job != 5)));
         assert!(result.is_err());
         assert_eq!(run(2, 3, || (), |(), job| job), [0, 1, 2]);
+    }
+
+    #[test]
+    fn without_threads_of_its_own_the_caller_does_all() {
+        let squares = run_on(3, 50, || (), |(), job| job * job, |_| None);
+        assert_eq!(squares, (0..50).map(|job| job * job).collect::<Vec<_>>());
     }
 
     #[test]

@@ -400,6 +400,11 @@ impl<'a> Problem<'a> {
         count_rows(target, rows, classes, ignore_index, self.narrowed, self.threads(), self.instruction_set)
     }
 
+    /// The number as the kernels have it: a sum of weights is 0 where all of them are.
+    fn rounded(&self, weight: f64) -> f64 {
+        if compute_type(self.input.dtype()) == DType::Float64 { weight } else { f64::from(weight as f32) }
+    }
+
     /// What the labels alone decide, into the rows of sums: weights, valid pixels and T_c.
     fn lead(&self, sums: &mut [f64], counts: &[u64]) {
         let (_, columns) = self.sums_shape();
@@ -407,7 +412,7 @@ impl<'a> Problem<'a> {
         let soft = matches!(self.target, Target::Soft(..));
         for (row, counts) in sums.chunks_exact_mut(columns).zip(counts.chunks_exact(if soft { 1 } else { classes })) {
             row[2] = counts.iter().sum::<u64>() as f64;
-            let weight = |c: usize| self.weight.map_or(1.0, |w| w[c]);
+            let weight = |c: usize| self.weight.map_or(1.0, |w| self.rounded(w[c]));
             row[1] = if self.mean_over_pixels {
                 row[2]
             } else {

@@ -134,7 +134,8 @@ impl Resize<'_> {
                 rows.clone().flat_map(|row| columns.clone().map(move |column| row * self.from[1] + column))
             {
                 let label = self.label::<L>(sample, pixel);
-                if label != IGNORED {
+                // Also what is no class: somebody may have changed the labels since they were counted.
+                if (label as usize) < classes {
                     windows.counts[label as usize * width + x] += 1;
                     windows.valid[x] += 1;
                 }
@@ -345,6 +346,20 @@ mod tests {
             unsafe { View::new(labels.as_mut_ptr().cast(), DType::Int32, &shape, &[shape[1] as isize, 1], false) };
         resize.majority(totals, view.unwrap()).unwrap();
         labels
+    }
+
+    #[test]
+    fn labels_that_were_changed_since_they_were_checked_are_no_addresses() {
+        // Windows too wide for the packed counts, and narrow ones.
+        for width in [70_000, 8] {
+            let mut labels = vec![0; width];
+            labels[5] = 200;
+            labels[6] = 1;
+            let resize = resize(&mut labels, [1, width], [1, 1]);
+            let valid = (width - 1) as f64;
+            let (shares, ignored) = resize.shares::<f64>(3);
+            assert_eq!((shares, ignored), (vec![(valid - 1.0) / valid, 1.0 / valid, 0.0], vec![0]));
+        }
     }
 
     #[test]

@@ -19,10 +19,18 @@ struct Team {
 }
 
 static TEAM: OnceLock<Option<Team>> = OnceLock::new();
+/// The process that this library was loaded in.
+static LOADED: OnceLock<u32> = OnceLock::new();
+
+/// To be called when this library is loaded: torch may have begun its threads by then, and a child that joins it later has none of them.
+pub fn loaded() {
+    LOADED.get_or_init(std::process::id);
+}
 
 /// Use the OpenMP library of the torch that this process has loaded, from now on; whether there is one.
 pub fn join_torch() -> bool {
-    TEAM.get_or_init(|| Some(Team { parallel: find()?, process: std::process::id() })).is_some()
+    let process = *LOADED.get_or_init(std::process::id);
+    TEAM.get_or_init(|| Some(Team { parallel: find()?, process })).is_some()
 }
 
 /// torch's `GOMP_parallel`: looked up by way of torch, since a process may hold several OpenMP libraries.

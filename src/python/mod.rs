@@ -10,10 +10,21 @@ mod metrics;
 mod tensor;
 mod xbd;
 
-use pyo3::prelude::*;
+use pyo3::pymodule;
 
 #[pymodule]
 mod _core {
+    use numpy::PyArray1;
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        crate::cpu::team::loaded();
+        // The first array loads NumPy's own interface, which must not meet a Ctrl-C that is waiting.
+        PyArray1::<u8>::zeros(module.py(), 0, false);
+        Ok(())
+    }
+
     #[pymodule_export]
     use super::build_info::build_info;
     #[pymodule_export]

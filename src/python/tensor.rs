@@ -6,7 +6,7 @@ use pyo3::pybacked::PyBackedStr;
 use pyo3::types::PyTuple;
 
 use super::exchange;
-use crate::tensor::{DType, View};
+use crate::tensor::{DType, View, expect_shape};
 use crate::{Error, Result};
 
 /// A tensor of somebody else. Python holds it until the call that it is an argument of returns.
@@ -101,6 +101,7 @@ impl Tensor {
 
     /// The only element of a floating scalar.
     pub fn scalar(&self, argument: &'static str) -> Result<f64> {
+        expect_shape(argument, &self.shape, &[], "one number")?;
         let (dtype, from) = (self.dtype(argument, "a floating dtype")?, self.memory(argument)?);
         // SAFETY: as in `view`; a scalar has one element of its dtype.
         unsafe {

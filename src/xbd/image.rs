@@ -4,6 +4,7 @@ use std::path::Path;
 
 use ndarray::{Array3, ArrayViewMut3};
 
+use super::guard::guarded;
 use super::memory::zeros;
 use super::window::Window;
 use super::{pack, png, tiff};
@@ -31,10 +32,12 @@ impl ImageReader {
         let is_tiff = path
             .extension()
             .is_some_and(|extension| EXTENSIONS[1..].iter().any(|known| extension.eq_ignore_ascii_case(known)));
-        Ok(if is_tiff {
-            Self::Tiff(Box::new(tiff::ImageReader::open(path, max_pixels)?))
-        } else {
-            Self::Png(Box::new(png::ImageReader::open(path, max_pixels)?))
+        guarded(path, || {
+            Ok(if is_tiff {
+                Self::Tiff(Box::new(tiff::ImageReader::open(path, max_pixels)?))
+            } else {
+                Self::Png(Box::new(png::ImageReader::open(path, max_pixels)?))
+            })
         })
     }
 
@@ -46,9 +49,17 @@ impl ImageReader {
         }
     }
 
+    fn path(&self) -> &Path {
+        match self {
+            Self::Png(reader) => reader.path(),
+            Self::Tiff(reader) => reader.path(),
+        }
+    }
+
     /// The whole image as (H, W, 3) RGB.
     pub fn read(self) -> Result<Array3<u8>> {
-        match self {
+        let path = self.path().to_owned();
+        guarded(&path, || match self {
             Self::Png(reader) => reader.read(),
             Self::Tiff(reader) => {
                 let (height, width) = reader.size();
@@ -56,14 +67,15 @@ impl ImageReader {
                 reader.read_planes(Window::whole((height, width)), planes.view_mut())?;
                 Ok(planes.permuted_axes([1, 2, 0]).as_standard_layout().into_owned())
             }
-        }
+        })
     }
 
     /// The pixels of `window` into (3, H, W) `planes` of its size; what lies below it is not decoded.
     pub fn read_planes(self, window: Window, planes: ArrayViewMut3<'_, u8>) -> Result<()> {
-        match self {
+        let path = self.path().to_owned();
+        guarded(&path, || match self {
             Self::Png(reader) => reader.read_planes(window, planes),
             Self::Tiff(reader) => reader.read_planes(window, planes),
-        }
+        })
     }
 }

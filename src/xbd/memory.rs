@@ -1,24 +1,11 @@
 //! Memory of the size that a file's header asks for: where it is too much, an error of the file and not the end of the process.
 
-use std::alloc::{Layout, alloc_zeroed};
 use std::path::Path;
 
 use ndarray::{Array, Dimension, IntoDimension};
 
+use crate::memory::{self, Number};
 use crate::{Error, Result};
-
-/// Numbers.
-///
-/// # Safety
-///
-/// Bytes of 0 must be a value, the zero.
-pub(super) unsafe trait Number: Copy {}
-
-// SAFETY: it is 0.
-unsafe impl Number for u8 {}
-
-// SAFETY: it is 0.0.
-unsafe impl Number for f32 {}
 
 /// An empty vector with room for `count` times `size` bytes; `path` is for the error.
 pub(super) fn reserve(path: &Path, count: usize, size: usize) -> Result<Vec<u8>> {
@@ -29,26 +16,15 @@ pub(super) fn reserve(path: &Path, count: usize, size: usize) -> Result<Vec<u8>>
 
 /// A vector of zeros; `path` is for the error. Pages that are not touched take no memory, as with `vec![0; length]`.
 pub(super) fn zeroed<T: Number>(path: &Path, length: usize) -> Result<Vec<T>> {
-    allocate(length).ok_or_else(|| too_large(path, &[length]))
+    memory::zeros(length).ok_or_else(|| too_large(path, &[length]))
 }
 
 /// As [`zeroed`], an array.
 pub(super) fn zeros<T: Number, S: IntoDimension>(path: &Path, shape: S) -> Result<Array<T, S::Dim>> {
     let shape = shape.into_dimension();
     let length = shape.slice().iter().try_fold(1usize, |length, &side| length.checked_mul(side));
-    let values = length.and_then(allocate).ok_or_else(|| too_large(path, shape.slice()))?;
+    let values = length.and_then(memory::zeros).ok_or_else(|| too_large(path, shape.slice()))?;
     Ok(Array::from_shape_vec(shape, values).expect("as many as the shape has"))
-}
-
-fn allocate<T: Number>(length: usize) -> Option<Vec<T>> {
-    let layout = Layout::array::<T>(length).ok()?;
-    if layout.size() == 0 {
-        return Some(Vec::new());
-    }
-    // SAFETY: the layout has a size.
-    let start = unsafe { alloc_zeroed(layout) }.cast::<T>();
-    // SAFETY: allocated just now by the global allocator with the layout of `length` values, all of them zero as `Number` says.
-    (!start.is_null()).then(|| unsafe { Vec::from_raw_parts(start, length, length) })
 }
 
 fn too_large(path: &Path, shape: &[usize]) -> Error {

@@ -3,6 +3,7 @@
 pub mod augment;
 pub mod check;
 pub mod class;
+mod guard;
 pub mod image;
 pub mod index;
 pub mod label;

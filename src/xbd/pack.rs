@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::class::{IGNORE_INDEX, UnClassified};
 use super::index::{Index, Problem, Tile, TileFiles, is_hidden};
 use super::label::Phase;
-use super::memory::zeros;
+use super::memory::{zeroed, zeros};
 use super::parallel::for_each_index;
 use super::png::check_pixels;
 use super::survey::Stamp;
@@ -144,7 +144,7 @@ impl PackedTile {
 
     /// The (H, W) class indices of `window`.
     pub fn mask(&self, window: Window, un_classified: UnClassified) -> Result<Array2<u8>> {
-        let mut mask = Array2::zeros((window.height, window.width));
+        let mut mask = zeros(&self.path, (window.height, window.width))?;
         self.read(2, window, mask.view_mut().insert_axis(Axis(0)))?;
         if self.header.drawn && un_classified != UnClassified::Ignore {
             mask.iter_mut().filter(|value| **value == IGNORE_INDEX).for_each(|value| *value = un_classified.class());
@@ -163,7 +163,7 @@ impl PackedTile {
         let rows = (blocks.end * BLOCK_ROWS).min(self.height) - first_row;
         let in_plane = self.height.div_ceil(BLOCK_ROWS);
         let planes_before = PLANES[..tensor].iter().map(|(_, channels)| channels).sum::<usize>();
-        let mut bytes = vec![0; rows * self.width];
+        let mut bytes = zeroed(&self.path, rows * self.width)?;
         for (channel, mut plane) in planes.outer_iter_mut().enumerate() {
             let start = self.starts[tensor] + ((channel * self.height + first_row) * self.width) as u64;
             self.read_at(start, &mut bytes)?;
@@ -199,7 +199,7 @@ impl PackedTile {
 
     /// Reads everything.
     fn check(&self) -> Result<()> {
-        let mut planes = Array3::zeros((3, self.height, self.width));
+        let mut planes: Array3<u8> = zeros(&self.path, (3, self.height, self.width))?;
         (0..PLANES.len()).try_for_each(|tensor| {
             let planes = planes.slice_mut(s![..PLANES[tensor].1, .., ..]);
             self.read(tensor, Window::whole(self.size()), planes)

@@ -12,6 +12,7 @@ use png::{BitDepth, ColorType, Compression, DecodingError, Filter, Transformatio
 
 use self::rgb::Stream;
 use super::class::{CLASS_NAMES, IGNORE_INDEX};
+use super::guard::guarded;
 use super::memory::{reserve, zeroed};
 use super::window::{Planes, Window};
 use super::write::write_whole;
@@ -54,6 +55,11 @@ impl ImageReader {
             Rows::Any(Box::new(open_any(path, stream, output)?))
         };
         Ok(Self { rows, path: path.to_owned(), height, width })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// (height, width) in pixels.
@@ -129,6 +135,12 @@ fn open_any(path: &Path, stream: Stream, output: Transformations) -> Result<png:
     decoder.set_transformations(output);
     let reader = decoder.read_info().map_err(|error| decoding(path, error))?;
     check_still(path, reader.info())?;
+    // The png crate takes it apart three by three, and panics at what is left.
+    if let Some(palette) = &reader.info().palette
+        && palette.len() % 3 != 0
+    {
+        return Err(Error::file(path, format!("a palette of {} bytes, expected three for each colour", palette.len())));
+    }
     Ok(reader)
 }
 
@@ -179,6 +191,10 @@ pub fn read_image(path: &Path, max_pixels: u64) -> Result<Array3<u8>> {
 /// Gray: the values. Palette: the indices, not the colours. RGB with three equal channels (re-saved targets): that value.
 /// 1, 2 and 4 bits are not scaled. A value that is no class index, nor [`IGNORE_INDEX`], is an error.
 pub fn read_target(path: &Path, max_pixels: u64) -> Result<Array2<u8>> {
+    guarded(path, || read_indices(path, max_pixels))
+}
+
+fn read_indices(path: &Path, max_pixels: u64) -> Result<Array2<u8>> {
     let stream = Stream::open(path)?;
     let (height, width) = check_pixels(path, stream.info().height, stream.info().width, max_pixels)?;
     let reader = open_any(path, stream, Transformations::IDENTITY)?;

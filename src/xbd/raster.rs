@@ -8,6 +8,8 @@
 //!
 //! Pixel-centre rules (rasterio, shapely) give other masks: they differ from the official targets at every outline.
 
+use std::convert::Infallible;
+
 use ndarray::ArrayViewMut2;
 
 use super::wkt::Polygon;
@@ -42,28 +44,43 @@ impl Rasterizer {
     /// Sets every pixel of `polygon`, its outline included, to `value`. What lies outside the mask is clipped.
     ///
     /// Coordinates must be finite and within [`super::wkt::MAX_COORDINATE`], as those from [`super::wkt::parse`] are.
-    pub fn fill(&mut self, mask: &mut ArrayViewMut2<'_, u8>, polygon: &Polygon, value: u8) {
+    ///
+    /// `between` is called before each edge is drawn and each row filled, and its error ends the drawing.
+    pub fn fill<E>(
+        &mut self,
+        mask: &mut ArrayViewMut2<'_, u8>,
+        polygon: &Polygon,
+        value: u8,
+        between: &mut impl FnMut() -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
         self.edges.clear();
         for ring in &polygon.rings {
             let Some(last) = ring.last() else { continue };
             let mut from = round(last);
             for vertex in ring {
                 let to = round(vertex);
+                between()?;
                 draw_line(mask, from, to, value);
                 self.edges.extend(Edge::between(from, to));
                 from = to;
             }
         }
-        self.fill_inside(mask, value);
+        self.fill_inside(mask, value, between)
     }
 
-    fn fill_inside(&mut self, mask: &mut ArrayViewMut2<'_, u8>, value: u8) {
+    fn fill_inside<E>(
+        &mut self,
+        mask: &mut ArrayViewMut2<'_, u8>,
+        value: u8,
+        between: &mut impl FnMut() -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
         let (height, width) = (mask.nrows() as i64, mask.ncols() as i64);
         self.edges.sort_unstable_by_key(|edge| edge.y0);
         self.active.clear();
         let mut waiting = self.edges.iter().peekable();
         let first = waiting.peek().map_or(height, |edge| edge.y0.max(0));
         for y in first..height {
+            between()?;
             self.active.retain(|edge| edge.y1 > y);
             while let Some(edge) = waiting.next_if(|edge| edge.y0 <= y) {
                 if edge.y1 > y {
@@ -87,6 +104,12 @@ impl Rasterizer {
                 edge.x += edge.slope;
             }
         }
+        Ok(())
+    }
+
+    /// As [`Self::fill`], to its end.
+    pub fn fill_all(&mut self, mask: &mut ArrayViewMut2<'_, u8>, polygon: &Polygon, value: u8) {
+        let Ok(()) = self.fill::<Infallible>(mask, polygon, value, &mut || Ok(()));
     }
 }
 
@@ -172,7 +195,7 @@ mod tests {
     fn fill(height: usize, width: usize, rings: &[&[[f64; 2]]]) -> Array2<u8> {
         let mut mask = Array2::zeros((height, width));
         let polygon = Polygon { rings: rings.iter().map(|ring| ring.to_vec()).collect() };
-        Rasterizer::default().fill(&mut mask.view_mut(), &polygon, 1);
+        Rasterizer::default().fill_all(&mut mask.view_mut(), &polygon, 1);
         mask
     }
 
@@ -280,7 +303,7 @@ mod tests {
         #[test]
         fn equals_the_oracle_inside(rings in rings(0..24)) {
             let mut mask = Array2::zeros((24, 24));
-            Rasterizer::default().fill(&mut mask.view_mut(), &to_polygon(&rings), 1);
+            Rasterizer::default().fill_all(&mut mask.view_mut(), &to_polygon(&rings), 1);
             prop_assert_eq!(picture(&mask), picture(&oracle(24, 24, &rings)));
         }
 
@@ -288,7 +311,7 @@ mod tests {
         fn clipping_changes_nothing_but_lines_at_the_edge(rings in rings(-40..64)) {
             // A clipped line starts its Bresenham steps at the edge, so its pixels may shift by one; the inside may not.
             let mut mask = Array2::zeros((24, 24));
-            Rasterizer::default().fill(&mut mask.view_mut(), &to_polygon(&rings), 1);
+            Rasterizer::default().fill_all(&mut mask.view_mut(), &to_polygon(&rings), 1);
             let truth = oracle(24, 24, &rings);
             for ((at, &got), &expected) in mask.indexed_iter().zip(&truth) {
                 let (y, x) = (at.0 as i64, at.1 as i64);
@@ -319,8 +342,8 @@ mod tests {
             }
             let (mut first, mut second) = (Array2::zeros((24, 24)), Array2::zeros((24, 24)));
             let mut rasterizer = Rasterizer::default();
-            rasterizer.fill(&mut first.view_mut(), &to_polygon(&ring), 1);
-            rasterizer.fill(&mut second.view_mut(), &to_polygon(&turned), 1);
+            rasterizer.fill_all(&mut first.view_mut(), &to_polygon(&ring), 1);
+            rasterizer.fill_all(&mut second.view_mut(), &to_polygon(&turned), 1);
             prop_assert_eq!(picture(&first), picture(&second));
         }
     }

@@ -51,7 +51,7 @@ pub fn polygon(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let mut mask = ndarray::Array2::zeros((32, 40));
     for polygon in wkt::parse(text).unwrap_or_default() {
-        Rasterizer::default().fill(&mut mask.view_mut(), &polygon, 1);
+        Rasterizer::default().fill_all(&mut mask.view_mut(), &polygon, 1);
     }
 }
 

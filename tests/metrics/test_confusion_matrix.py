@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -320,3 +322,57 @@ def test_bad_arguments_of_the_class():
         some_matrix().load_state_dict(rp.metrics.ConfusionMatrix(4).state_dict())
     with pytest.raises(ValueError, match=r"state: got a matrix of shape \(0,\), expected \(5, 5\)"):
         some_matrix().load_state_dict({"num_classes": 5, "ignore_index": 255, "matrix": []})
+
+
+def test_an_interrupt_in_the_first_call_of_a_process_is_one() -> None:
+    """NumPy's own interface, loaded then, would make a panic of it."""
+    code = """if True:
+        import os, signal, threading
+        import numpy as np, rarepixel as rp
+        logits, target = np.zeros((8, 5, 1024, 1024), np.float32), np.zeros((8, 1024, 1024), np.uint8)
+        matrix = rp.metrics.ConfusionMatrix(5)
+        threading.Timer(0.002, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        try:
+            for _ in range(1000):
+                matrix.update(logits, target)
+        except KeyboardInterrupt:
+            print("interrupted")
+        """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
+
+
+def test_a_child_forked_before_any_loss_counts_on_threads_of_its_own() -> None:
+    """torch's are those of the parent."""
+    code = """if True:
+        import os
+        import torch, rarepixel as rp
+        torch.set_num_threads(2)
+        logits, target = torch.randn(2, 5, 512, 512), torch.zeros(2, 512, 512, dtype=torch.uint8)
+        logits.softmax(1)
+        matrix = rp.metrics.ConfusionMatrix(5)
+        child = os.fork()
+        matrix.update(logits, target)
+        if child == 0:
+            os._exit(int(matrix.matrix.sum()) != 2 * 512 * 512)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        """
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_more_classes_than_there_is_memory_for() -> None:
+    code = """if True:
+        import resource
+        import numpy as np, rarepixel as rp
+        matrix = rp.metrics.ConfusionMatrix(30000)
+        resource.setrlimit(resource.RLIMIT_AS, (10 << 30, 10 << 30))
+        labels = np.zeros((1, 4), int)
+        try:
+            matrix.update(labels, labels)
+        except ValueError as error:
+            print(error)
+        """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout == (
+        "num_classes: got 30000, expected fewer classes: there is no memory for a count of each pair of them\n"
+    )

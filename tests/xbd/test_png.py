@@ -27,6 +27,18 @@ def draw_samples(color: int, depth: int, high: int | None = None) -> np.ndarray:
     return np.random.default_rng(depth).integers(0, high or 2**depth, shape)
 
 
+@pytest.mark.parametrize("surplus", [1, 2])
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_a_palette_with_a_part_of_a_colour(
+    tmp_path: Path, write_png: Callable[..., Path], surplus: int, interlaced: bool
+) -> None:
+    palette = np.zeros(3 + surplus, np.uint8)
+    path = write_png(tmp_path / "image.png", np.zeros((4, 4)), PALETTE, 8, palette, interlaced=interlaced)
+    for read in (rp.xbd.read_image, rp.xbd.read_target):
+        with pytest.raises(ValueError, match=rf"image\.png: a palette of {3 + surplus} bytes, expected three for each"):
+            read(path)
+
+
 @pytest.mark.parametrize("interlaced", [False, True])
 @pytest.mark.parametrize(("color", "depth"), KINDS)
 def test_images(tmp_path: Path, write_png: Callable[..., Path], color: int, depth: int, interlaced: bool) -> None:

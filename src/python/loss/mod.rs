@@ -36,6 +36,9 @@ pub fn loss_forward(
     py.detach(|| {
         let (weight, dice_weight) = (weight.as_deref(), dice_weight.as_deref());
         let operands = Operands { spec, input: &input, target: &target, weight, dice_weight, threads, labels: known };
+        if let Some(gradient) = &gradient {
+            expect_shape("gradient", &gradient.shape, &input.shape, "that of input")?;
+        }
         let mut value = 0.0;
         let done = operands.first_pass(gradient.is_some(), |problem| {
             let found = match (&gradient, &loss) {
@@ -47,7 +50,11 @@ pub fn loss_forward(
                         problem.reduce_keeping(gradient)
                     }
                 }
-                (None, Some(loss)) => problem.reduce(Some(loss.view("loss", "a floating dtype", false)?)),
+                (None, Some(loss)) => {
+                    let loss = loss.view("loss", "a floating dtype", false)?;
+                    expect_shape("loss", &[loss.samples, loss.pixels], &problem.loss_shape(), "that of each pixel")?;
+                    problem.reduce(Some(loss))
+                }
                 (None, None) => problem.reduce(None),
             }?;
             // As a tensor holds it: sums of several are then the same, whoever adds them up.
@@ -81,6 +88,7 @@ pub fn loss_backward(
     py.detach(|| {
         let (weight, dice_weight) = (weight.as_deref(), dice_weight.as_deref());
         let operands = Operands { spec, input: &input, target: &target, weight, dice_weight, threads, labels };
+        expect_shape("gradient", &gradient.shape, &input.shape, "that of input")?;
         Ok(operands.second_pass(|problem| {
             let (rows, columns) = problem.sums_shape();
             expect_shape("sums", &[sums.len()], &[rows * columns], "what the forward pass gave")?;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use ndarray::{ArrayViewMut2, ArrayViewMut3};
 
 use super::{Feed, Order, Shares};
+use crate::xbd::guard::fault;
 use crate::xbd::sample::{ImageMut, SampleMut};
 use crate::{Error, Result};
 
@@ -268,9 +269,7 @@ impl Shared {
     }
 
     fn panicked(&self, job: &Job, panic: &(dyn std::any::Any + Send)) -> Error {
-        let text = panic.downcast_ref::<&str>().map(ToString::to_string);
-        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
         let (tile, _, _) = self.feed.draw(&self.order, self.epoch, self.shares.position(job.batch, job.sample), 0);
-        Error::file(self.feed.tiles[tile].path(), format!("a fault of rarepixel, please report it: {text}"))
+        Error::file(self.feed.tiles[tile].path(), fault(panic))
     }
 }

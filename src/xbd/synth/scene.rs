@@ -441,7 +441,7 @@ impl Scene {
 
 /// Draws a building and gives the pixels that all drawn so far cover.
 fn covered(mask: &mut Array2<u8>, building: &Building) -> f64 {
-    Rasterizer::default().fill(&mut mask.view_mut(), &building.outline([0.0; 2]), 1);
+    Rasterizer::default().fill_all(&mut mask.view_mut(), &building.outline([0.0; 2]), 1);
     mask.iter().filter(|&&value| value != 0).count() as f64
 }
 
