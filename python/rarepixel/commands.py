@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import enum
-import importlib.util
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +12,7 @@ import typer
 from . import __version__, doctor
 from .demo.options import DEFAULTS
 from .xbd.cli import application as xbd_application
-from .xbd.cli import score
+from .xbd.cli import require, score
 
 application = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -113,7 +111,7 @@ def demo(
         "seed": seed,
         "workers": workers,
     }
-    _require("torch", "matplotlib", "rich")
+    require("torch", "matplotlib", "rich")
     # torch's threads spin while they wait for each other; on a machine that does other work too, that takes the time of
     # whom they wait for (measured: 4x). Read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -129,9 +127,3 @@ def demo(
         typer.echo(f"rarepixel demo: {error}", err=True)
         status = 1
     ranks.leave(status)
-
-
-def _require(*names: str) -> None:
-    """End with a hint where one of the packages is not installed."""
-    if missing := [name for name in names if importlib.util.find_spec(name) is None]:
-        sys.exit(f'rarepixel: this command needs {", ".join(missing)}: pip install "rarepixel[demo]"')

@@ -43,6 +43,17 @@ def test_somebody_elses_folder_is_left_alone(tiny):
         synthetic(tiny())
 
 
+@pytest.mark.parametrize("content", [b"{\n", b"\xff"])
+def test_a_broken_record_of_the_tiles_is_named(tiny, content):
+    root, _ = synthetic(tiny())
+    (root / "synthetic.json").write_bytes(content)
+    message = r"tiles.synthetic.json: not what rarepixel demo wrote .*; delete .*tiles, and the tiles are made anew"
+    with pytest.raises(ValueError, match=message):
+        synthetic(tiny())
+    shutil.rmtree(root)
+    assert synthetic(tiny()) == (root, 8)
+
+
 def test_synthetic_tiles_are_split_three_to_one(tiny):
     loaded = data.load(synthetic(tiny())[0], tiny())
     assert (len(loaded.train.indices), len(loaded.validation), len(loaded.train)) == (6, 2, 3)

@@ -90,10 +90,14 @@ def test_a_tile_that_one_process_cannot_read_ends_all(tmp_path):
     rp.xbd.synthesize(tmp_path / "xbd", tiles=4, size=64)
     image = next((tmp_path / "xbd/train/images").glob("*_post_disaster.png"))
     image.write_bytes(image.read_bytes()[:500])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/checkpoint.pt").write_text("earlier")
     process = torchrun(tmp_path / "out", "--data", str(tmp_path / "xbd"), "--crop", "32", "--epochs", "1")
     _, stderr = process.communicate(timeout=120)
     assert process.returncode != 0
     assert f"{image.name}: " in stderr
+    (left,) = (tmp_path / "out").iterdir()
+    assert left.read_text() == "earlier"
 
 
 def test_torch_losses_are_for_one_process(tmp_path):

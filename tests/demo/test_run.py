@@ -142,6 +142,19 @@ def test_an_earlier_run_is_kept_and_can_be_gone_on_with(tmp_path):
     assert history(tmp_path / "run-1") == rows
 
 
+def test_a_start_that_fails_leaves_the_earlier_run_where_it_was(tmp_path):
+    assert run(tmp_path, *TINY, "--epochs", "1").returncode == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    failed = run(tmp_path, "--data", str(tmp_path / "tiles"), "--crop", "65")
+    assert failed.returncode == 1
+    assert "crop: got 65, expected 1 to 64" in failed.stderr
+    assert "kept the earlier run" not in failed.stdout
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert not (tmp_path / "run-1").exists()
+    again = run(tmp_path, "--resume", "--size", "64")  # smaller than the default crop
+    assert again.returncode == 0, again.stderr
+
+
 def test_tiles_of_several_sizes_train_and_those_of_the_first_size_are_drawn(tmp_path):
     for size, disaster in ((64, "train"), (64, "test"), (96, "hold")):
         rp.xbd.synthesize(tmp_path / "xbd", tiles=2, size=size, split=disaster)
@@ -161,6 +174,14 @@ def test_an_output_that_is_a_file_is_named(tmp_path):
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.strip() == f"rarepixel demo: --output: got {file}, which is a file, expected a folder"
     assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["file", "absent"])
+def test_data_that_is_no_folder_is_named(tmp_path, name):
+    (tmp_path / "file").write_text("mine")
+    done = run(tmp_path / "out", "--data", str(tmp_path / name))
+    assert done.stderr.strip() == f"rarepixel demo: --data: got {tmp_path / name}, expected a folder"
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_bad_seed_leaves_no_folder(tmp_path):

@@ -38,7 +38,7 @@ def synthetic_root(options: Options, progress: Callable[[int], object]) -> Path:
     root = options.output / "tiles"
     recipe = {"rarepixel": rp.__version__, "tiles": options.tiles, "size": options.size, "seed": options.seed}
     record = root / _RECORD
-    if record.is_file() and json.loads(record.read_text()) == recipe:
+    if record.is_file() and _recorded(record) == recipe:
         return root
     if root.exists() and not record.is_file():
         raise FileExistsError(f"{root}: exists, but was not made by rarepixel demo; choose another --output")
@@ -52,6 +52,15 @@ def synthetic_root(options: Options, progress: Callable[[int], object]) -> Path:
     shutil.rmtree(root, ignore_errors=True)
     making.rename(root)
     return root
+
+
+def _recorded(record: Path) -> object:
+    """What the tiles beside the record were made with."""
+    try:
+        return json.loads(record.read_text())
+    except ValueError as error:
+        made_anew = f"delete {record.parent}, and the tiles are made anew"
+        raise ValueError(f"{record}: not what rarepixel demo wrote ({error}); {made_anew}") from error
 
 
 @dataclass(frozen=True)

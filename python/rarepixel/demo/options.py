@@ -15,6 +15,8 @@ _AT_LEAST = {"epochs": 1, "tiles": 2, "crop": 32, "batch_size": 1, "workers": 0,
 _LARGEST_SEED = (1 << 63) - 1
 # What may differ between a run and the run that goes on from its checkpoint.
 _FREE = ("output", "workers")
+# What describes the tiles that the demo makes, and nothing of the user's own.
+_OF_MADE_TILES = ("tiles", "size")
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,7 @@ class Options:
 
     def settings(self) -> dict[str, Any]:
         """What decides the numbers of a run, as plain values for the checkpoint."""
-        values = {name: value for name, value in asdict(self).items() if name not in _FREE}
-        return values | {"data": None if self.data is None else str(self.data.resolve())}
+        return {name: _plain(value) for name, value in asdict(self).items() if name not in _FREE}
 
 
 DEFAULTS = Options()
@@ -70,21 +71,36 @@ def resolve(given: Mapping[str, Any], saved: Mapping[str, Any] | None = None) ->
             it; one that was given must agree with it.
 
     Raises:
-        ValueError: a bad value, or one that differs from the checkpoint's.
+        ValueError: a bad value, one that differs from the checkpoint's, or one for made tiles beside --data.
     """
-    options = Options(**{name: value for name, value in given.items() if value is not None})
-    if saved is None:
-        return options
-    for name, value in options.settings().items():
-        if given.get(name) is not None and value != saved[name]:
+    asked = {name: value for name, value in given.items() if value is not None}
+    options = Options(**asked) if saved is None else _from_checkpoint(asked, saved)
+    if options.data is not None:
+        for name in _OF_MADE_TILES:
+            if name in asked:
+                expected = "expected it to be left out with --data: it is for tiles that the demo makes"
+                raise ValueError(f"{flag(name)}: got {asked[name]}, {expected}")
+    return options
+
+
+def _from_checkpoint(asked: Mapping[str, Any], saved: Mapping[str, Any]) -> Options:
+    """What was not asked for is the checkpoint's."""
+    checkpoint = Options(output=asked.get("output", DEFAULTS.output)).checkpoint
+    for name, value in asked.items():
+        if name not in _FREE and _plain(value) != saved[name]:
             raise ValueError(
-                f"{flag(name)}: got {value}, but {options.checkpoint} was made with {saved[name]}; "
+                f"{flag(name)}: got {_plain(value)}, but {checkpoint} was made with {saved[name]}; "
                 "leave the option out, or start over without --resume"
             )
-    free = {name: getattr(options, name) for name in _FREE}
-    data = None if saved["data"] is None else Path(saved["data"])
-    known = {field.name for field in fields(Options)}
-    return Options(**{name: value for name, value in saved.items() if name in known} | free | {"data": data})
+    settings = {field.name for field in fields(Options)} - set(_FREE)
+    values = {name: value for name, value in saved.items() if name in settings}
+    values["data"] = None if saved["data"] is None else Path(saved["data"])
+    return Options(**{**values, **asked})
+
+
+def _plain(value: Any) -> Any:
+    """As the checkpoint holds it: a folder is the same from wherever it is named."""
+    return str(value.resolve()) if isinstance(value, Path) else value
 
 
 def flag(name: str) -> str:

@@ -39,23 +39,24 @@ def run(given: Mapping[str, Any], resume: bool = False, console: Console | None 
 
 
 def _run(given: Mapping[str, Any], resume: bool, console: Console) -> int:
-    options = resolve(given)
+    # With --resume the checkpoint decides what goes with what: until it is read, only its place counts.
+    options = resolve({"output": given.get("output")} if resume else given)
     if options.output.exists() and not options.output.is_dir():
         raise NotADirectoryError(f"--output: got {options.output}, which is a file, expected a folder")
     saved = checkpoint.load(options.checkpoint) if resume else None
     if saved is not None:
         with checkpoint.whole(options.checkpoint):
             options = resolve(given, saved["settings"])
+    if options.data is not None and not options.data.is_dir():
+        raise NotADirectoryError(f"--data: got {options.data}, expected a folder")
     options.output.mkdir(parents=True, exist_ok=True)
     with deterministic(options.seed), _progress(console) as progress:
         training = Training(options, data.load(_tiles(options, progress), options))
         if saved is not None:
             with checkpoint.whole(options.checkpoint):
                 training.load_state_dict(saved)
-        elif ranks.rank() == 0 and (kept := report.keep_earlier(options.output)) is not None:
-            _print(console, f"kept the earlier run in {kept}")
         _print(console, _summary(training))
-        if not _train(training, progress):
+        if not _train(training, progress, resume):
             where = f"epoch {training.epoch + 1} of {options.epochs}, after {training.batch} batches"
             _print(console, f"stopped in {where}; go on with:\n  {_command(options)}")
             return INTERRUPTED
@@ -81,12 +82,14 @@ def _tiles(options: Options, progress: Progress) -> Path:
     return root
 
 
-def _train(training: Training, progress: Progress) -> bool:
+def _train(training: Training, progress: Progress, resume: bool) -> bool:
     """Train to the last epoch, saving after each; False where it was interrupted."""
     options = training.options
     steps, tiles = len(training.data.train), len(training.data.validation)
     whole = progress.add_task("training", total=options.epochs, completed=training.epoch)
     part = progress.add_task("", total=steps + tiles)
+    # An earlier run gives way when there is something to save: a start that fails leaves the folder as it was.
+    keep_earlier = not resume
 
     def advance() -> None:
         progress.advance(part)
@@ -100,6 +103,9 @@ def _train(training: Training, progress: Progress) -> bool:
             progress.reset(part, description=f"epoch {training.epoch + 1}", completed=training.batch)
             finished = training.train_epoch(requested, advance) and training.validate(requested, advance)
             if ranks.rank() == 0:
+                if keep_earlier and (kept := report.keep_earlier(options.output)) is not None:
+                    _print(progress.console, f"kept the earlier run in {kept}")
+                keep_earlier = False
                 checkpoint.save(options.checkpoint, training.state_dict())
             if finished:
                 if ranks.rank() == 0:

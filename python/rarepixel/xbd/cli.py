@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import sys
 import warnings
@@ -26,15 +27,16 @@ application = typer.Typer(no_args_is_help=True, add_completion=False, help="xBD 
 Root = Annotated[Path, typer.Argument(help="Folder in the official layout, or a pack.")]
 Splits = Annotated[list[str] | None, typer.Option("--split", help="A split, again for more.", show_default="all")]
 UnClassifiedOption = Annotated[xbd.UnClassified, typer.Option(help="What un-classified buildings become.")]
+MaxPixels = Annotated[int, typer.Option(min=0, help="Larger images are refused.")]
 
 Progress = Callable[[int], object]
 
 
 @application.command()
-def check(root: Root, splits: Splits = None) -> None:
+def check(root: Root, splits: Splits = None, max_pixels: MaxPixels = xbd.MAX_PIXELS) -> None:
     """Read everything once and list what is wrong; exit code 1 where anything is, or no tile is complete."""
     with _errors("check"), _progress("checking", len(xbd.index(root, splits).tiles)) as done:
-        tiles, problems = xbd.check(root, splits, progress=done)
+        tiles, problems = xbd.check(root, splits, max_pixels=max_pixels, progress=done)
     for problem in problems:
         typer.echo(str(problem))
     typer.echo(f"{tiles} complete tiles, {len(problems)} problems")
@@ -48,25 +50,30 @@ def stats(
     splits: Splits = None,
     un_classified: UnClassifiedOption = "ignore",
     output: Annotated[Path | None, typer.Option(help="Write a picture of the class mix, such as mix.png.")] = None,
+    max_pixels: MaxPixels = xbd.MAX_PIXELS,
 ) -> None:
     """Show each disaster's share of each class, and class weights by each method."""
+    require("rich", *([] if output is None else ["matplotlib"]))
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Column, Table
 
     with _errors("stats"):
-        tiles = xbd._select(root, splits, None, None)
+        picture = None if output is None else _picture(output)
+        found = xbd.index(root, splits)
+        tiles = xbd._of_disasters(root, found, None, None)
         counts = {}
-        with _progress("counting", len(tiles)) as done:
+        with _left_out(root, found), _progress("counting", len(tiles)) as done:
             for name in sorted({tile.disaster for tile in tiles}):
                 chosen = [tile for tile in tiles if tile.disaster == name]
-                counts[name] = xbd._count(chosen, un_classified, xbd.MAX_PIXELS, done)
+                counts[name] = xbd._count(chosen, un_classified, max_pixels, done)
         total = np.sum(list(counts.values()), axis=0)
         if not total.any():
             raise ValueError(f"{root}: every pixel of the masks is ignored (255), expected some of at least one class")
     classes = [Column(name, justify="right", overflow="fold") for name in xbd.CLASS_NAMES]
     table = Table(Column("disaster", no_wrap=True), *classes, title="pixels of each class in %")
     for name, row in [*counts.items(), ("all", total)]:
-        table.add_row(name, *(f"{share:.3f}" for share in 100 * row / max(1, row.sum())))
+        table.add_row(escape(name), *(f"{share:.3f}" for share in 100 * row / max(1, row.sum())))
     weights = Table(
         Column("method", no_wrap=True),
         *(column.copy() for column in classes),
@@ -77,20 +84,25 @@ def stats(
     console = Console()
     console.print(table)
     console.print(weights)
-    if output is not None:
+    if picture is not None:
         with _errors("stats"):
-            _draw_mix(counts, output)
-        typer.echo(f"wrote {output}")
+            _draw_mix(counts, picture)
+        typer.echo(f"wrote {picture}")
 
 
 @application.command()
-def masks(root: Root, splits: Splits = None, un_classified: UnClassifiedOption = "ignore") -> None:
+def masks(
+    root: Root,
+    splits: Splits = None,
+    un_classified: UnClassifiedOption = "ignore",
+    max_pixels: MaxPixels = xbd.MAX_PIXELS,
+) -> None:
     """Write the targets that tiles lack, drawn from their labels."""
     with _errors("masks"):
         found = xbd.index(root, splits)
         _expect_tiles("masks", root, len(found.tiles))
         with _left_out(root, found), _progress("drawing", len(found.tiles)) as done:
-            written, kept = xbd.write_targets(root, splits, un_classified, progress=done)
+            written, kept = xbd.write_targets(root, splits, un_classified, max_pixels=max_pixels, progress=done)
     typer.echo(f"{written} targets written, {kept} were there")
 
 
@@ -105,6 +117,7 @@ def pack(
     exclude_disasters: Annotated[
         list[str] | None, typer.Option(help="Not this disaster, again for more.", show_default="none")
     ] = None,
+    max_pixels: MaxPixels = xbd.MAX_PIXELS,
 ) -> None:
     """Write decoded tiles, from which crops are read without decoding; run it again to go on or after changes."""
     with _errors("pack"):
@@ -112,7 +125,13 @@ def pack(
         tiles = xbd._of_disasters(root, found, disasters, exclude_disasters)
         with _left_out(root, found), _progress("packing", len(tiles)) as done:
             written, kept = xbd.pack(
-                root, output, splits, disasters=disasters, exclude_disasters=exclude_disasters, progress=done
+                root,
+                output,
+                splits,
+                disasters=disasters,
+                exclude_disasters=exclude_disasters,
+                max_pixels=max_pixels,
+                progress=done,
             )
     typer.echo(f"{written} tiles written, {kept} were there")
 
@@ -126,11 +145,14 @@ def show(
     ] = None,
     splits: Splits = None,
     un_classified: UnClassifiedOption = "ignore",
+    max_pixels: MaxPixels = xbd.MAX_PIXELS,
 ) -> None:
     """Draw a tile's pre and post image and its mask."""
+    require("matplotlib")
     from rarepixel.plot import damage_panel
 
     with _errors("show"):
+        picture = Path(f"{tile}.png") if output is None else _picture(output)
         found = xbd._of_disasters(root, xbd.index(root, splits), None, None)
         chosen = [candidate for candidate in found if candidate.name == tile]
         if not chosen:
@@ -138,10 +160,9 @@ def show(
         if len(chosen) > 1:
             names = ", ".join(candidate.split for candidate in chosen)
             raise ValueError(f"tile: got {tile!r}, which each of the splits {names} has: choose one with --split")
-        path = Path(f"{tile}.png") if output is None else output
-        feed = make_feed(chosen, None, False, None, un_classified, xbd.MAX_PIXELS, 0)
-        damage_panel(*feed.read_sample(0, 0), titles=[tile]).savefig(path, dpi=150)
-    typer.echo(f"wrote {path}")
+        feed = make_feed(chosen, None, False, None, un_classified, max_pixels, 0)
+        damage_panel(*feed.read_sample(0, 0), titles=[tile]).savefig(picture, dpi=150)
+    typer.echo(f"wrote {picture}")
 
 
 # Registered by rarepixel.commands, beside `xbd`.
@@ -169,9 +190,39 @@ def score(
                 **{f"damage_f1_{name}": f1 for name, f1 in zip(names, result.class_f1, strict=True)},
             }
         )
+        # First, so that it is not lost where the file cannot be written.
+        typer.echo(text)
         if output is not None:
             output.write_text(text)
-    typer.echo(text)
+
+
+def require(*names: str) -> None:
+    """End with a hint where one of the packages is not installed."""
+    if missing := [name for name in names if importlib.util.find_spec(name) is None]:
+        sys.exit(f'rarepixel: this command needs {", ".join(missing)}: pip install "rarepixel[demo]"')
+
+
+def _picture(output: Path) -> Path:
+    """The file that a picture is written to, a PNG where its name has no suffix.
+
+    Raises:
+        OSError: there is a folder of that name, or none to write into.
+        ValueError: a suffix that matplotlib cannot write.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    # A folder has no name to put a suffix to where it is "." or "/".
+    path = output if output.suffix or not output.name else output.with_name(f"{output.name}.png")
+    for taken in (output, path):
+        if taken.is_dir():
+            raise IsADirectoryError(f"--output: got {output}, expected a file, but {taken} is a folder")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"--output: got {output}, expected a file in a folder that is there")
+    # pgf takes a TeX installation.
+    formats = sorted(FigureCanvasBase.get_supported_filetypes().keys() - {"pgf"})
+    if path.suffix[1:].lower() not in formats:
+        raise ValueError(f"--output: got {output}, expected a name that ends with one of {', '.join(formats)}")
+    return path
 
 
 def _draw_mix(counts: dict[str, np.typing.NDArray[np.int64]], path: Path) -> None:
@@ -215,6 +266,7 @@ def _left_out(root: Path, found: xbd.Index) -> Iterator[None]:
 @contextlib.contextmanager
 def _progress(text: str, total: int) -> Iterator[Progress]:
     """A progress bar on standard error."""
+    require("rich")
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
