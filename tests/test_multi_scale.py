@@ -139,12 +139,14 @@ def test_large_interpolation_on_several_threads(
     logits = torch.randn(2, 5, *small, dtype=dtype, requires_grad=True)
     target = torch.randint(5, (2, 520, 611), dtype=torch.uint8)
     options: dict[str, Any] = {"alpha": ALPHA, "average": "macro"}
-    results = []
-    for threads in (1, 3):
-        torch.set_num_threads(threads)
-        loss = rp.dice_focal_loss(logits, target, upsample=True, align_corners=corners, **options)
-        results.append((loss, gradient_of(loss, logits)))
-    torch.set_num_threads(1)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            loss = rp.dice_focal_loss(logits, target, upsample=True, align_corners=corners, **options)
+            results.append((loss, gradient_of(loss, logits)))
+    finally:
+        torch.set_num_threads(before)
     assert all(torch.equal(one, several) for one, several in zip(*results, strict=True))
     truth_logits = logits.detach().double().requires_grad_()
     full = F.interpolate(truth_logits, target.shape[1:], mode="bilinear", align_corners=corners)
@@ -352,6 +354,14 @@ def test_a_rank_that_dies_gives_an_error(tmp_path: Path) -> None:
         (lambda: rp.Stage(dice={"smooth": "1e-6"}), "smooth: got '1e-6', expected a number"),
         (lambda: rp.Stage(focal=3), "focal: got 3, expected a dict"),
         (lambda: rp.Stage.of("dice"), "stages: got 'dice', expected a Stage or a dict"),
+        (lambda: rp.MultiScaleLoss(None), "stages: got None, expected a sequence of stages"),
+        (lambda: rp.MultiScaleLoss(3), "stages: got 3, expected a sequence of stages"),
+        (lambda: rp.MultiScaleLoss(rp.Stage(focal={})), r"stages: got Stage\(.*, expected a sequence of stages"),
+        (lambda: rp.MultiScaleLoss({"focal": {}}), "stages: got {'focal': {}}, expected a sequence of stages"),
+        (lambda: rp.MultiScaleLoss([]), "stages: got none, expected one for each of inputs"),
+        (lambda: rp.multi_scale_loss(maps_of(4), TARGET, None), "stages: got None, expected a sequence of stages"),
+        (lambda: rp.MultiScaleLoss.halving(2.5), "n: got 2.5, expected a whole number"),
+        (lambda: rp.MultiScaleLoss.halving("3"), "n: got '3', expected a whole number"),
     ],
 )
 def test_stages_of_wrong_types_are_named(make: Any, message: str) -> None:

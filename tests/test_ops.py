@@ -681,6 +681,138 @@ def test_options_of_a_wrong_type_are_named(loss_fn: Loss, options: dict[str, Any
         loss_fn(logits, target, **options)
 
 
+class Subclass(torch.Tensor):
+    """Whose operations go through the registered operator."""
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "name", "values"),
+    [
+        (rp.focal_loss, "gamma", (2.0, 0.0)),
+        (rp.cross_entropy, "label_smoothing", (0.0, 0.3)),
+        (rp.focal_loss, "ignore_index", (-100, 1)),
+        (rp.dice_loss, "smooth", (1.0, 50.0)),
+        (rp.tversky_loss, "beta", (0.5, 0.1)),
+        (rp.dice_focal_loss, "lambda_focal", (1.0, 0.25)),
+        (rp.dice_focal_loss, "lambda_dice", (1.0, 0.25)),
+    ],
+)
+def test_options_that_are_tensors_or_arrays_are_read_at_each_call(
+    loss_fn: Loss, name: str, values: tuple[float, float]
+) -> None:
+    logits, target = batch()
+    target = target.clamp(min=0)
+    first, second = (loss_fn(logits, target, **{name: value}) for value in values)
+    assert not torch.equal(first, second)
+    for option in (torch.tensor(values[0]), np.array(values[0])):
+        assert torch.equal(loss_fn(logits, target, **{name: option}), first)
+        option[...] = values[1]
+        assert torch.equal(loss_fn(logits, target, **{name: option}), second)
+    learned = torch.nn.Parameter(torch.tensor(float(values[0])))
+    with pytest.raises(ValueError, match=f"{name}: got a tensor that requires grad, expected a constant"):
+        loss_fn(logits, target, **{name: learned})
+    for wrong in (torch.tensor([1.0, 2.0]), np.array([1.0, 2.0]), torch.zeros((), device="meta")):
+        with pytest.raises(TypeError, match=rf"{name}: got (tensor|array)\(.*, expected one value"):
+            loss_fn(logits, target, **{name: wrong})
+
+
+@pytest.mark.parametrize("name", ["upsample", "align_corners"])
+@pytest.mark.parametrize("value", ["no", 4, [1, 2], None])
+def test_upsample_is_true_or_false(name: str, value: object) -> None:
+    logits, target = batch()
+    with pytest.raises(TypeError, match=f"{name}: got .*, expected True or False"):
+        rp.cross_entropy(logits, target, **{name: value})
+
+
+def test_subclasses_take_the_same_options() -> None:
+    logits, target = batch()
+    options = {"ignore_index": 255.0, "per_sample": 1}
+    expected = rp.dice_loss(logits, target.clamp(min=0), **options)
+    assert torch.equal(rp.dice_loss(logits.as_subclass(Subclass), target.clamp(min=0), **options), expected)
+    compiled = torch.compile(rp.dice_loss, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(logits, target.clamp(min=0), **options), expected)
+    with pytest.raises(TypeError, match="gamma: got '2', expected a number"):
+        rp.focal_loss(logits.as_subclass(Subclass), target, gamma="2")
+
+
+@pytest.mark.parametrize("loss_fn", ALL)
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_forward_derivatives_of_compiled_functions(loss_fn: Loss, backend: str) -> None:
+    logits, target = batch()
+    logits, target, tangent = logits.detach(), target.clamp(min=0), torch.ones(logits.shape).cumsum(1)
+
+    def derivative(logits: torch.Tensor) -> torch.Tensor:
+        return torch.func.jvp(lambda z: loss_fn(z, target), (logits,), (tangent,))[1]
+
+    expected = derivative(logits)
+    assert expected != 0
+    torch.compiler.reset()  # at some number of different losses it would give up
+    torch.testing.assert_close(torch.compile(derivative, backend=backend, fullgraph=True)(logits), expected)
+    compiled = torch.compile(lambda z: loss_fn(z, target), backend=backend)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(logits, tangent)
+        got = torch.autograd.forward_ad.unpack_dual(compiled(dual)).tangent
+    torch.testing.assert_close(got, expected)
+
+
+def test_weights_by_class_weights_within_a_compiled_function() -> None:
+    logits, target = batch()
+    weight = rp.class_weights([5, 3, 2, 1])
+    compiled = torch.compile(lambda z: rp.cross_entropy(z, target, weight=weight), backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(logits), rp.cross_entropy(logits, target, weight=weight))
+
+
+def test_weights_that_are_no_numbers_of_the_type() -> None:
+    logits, target = batch()
+    for weight in (torch.tensor([1, 2, 3j, 4]), [1, 2, 3j, 4], [10**400, 1, 1, 1]):
+        with pytest.raises((TypeError, ValueError), match=r"weight: got .*, expected "):
+            rp.cross_entropy(logits, target, weight=weight)
+
+
+def test_saved_tensors_are_taken_once() -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    logits, target = batch()
+    expected = gradient_of(rp.dice_focal_loss(logits, target), logits)
+    loss = checkpoint(lambda z: rp.dice_focal_loss(z, target), logits, use_reentrant=False)
+    (got,) = torch.autograd.grad(loss, logits, create_graph=True)
+    assert torch.equal(got, expected)
+
+
+def test_the_operator_checks_the_incoming_gradient() -> None:
+    logits, target = batch()
+    logits, options = logits.detach(), Options(pixel="cross_entropy")
+    _, sums = torch.ops.rarepixel.loss(logits, target, None, None, *options)
+    for wrong in (torch.empty(0), torch.ones(3)):
+        with pytest.raises(ValueError, match=r"grad_output: got shape \[\d\], expected shape \[\]"):
+            torch.ops.rarepixel.loss_backward(wrong, logits, target, None, None, sums, *options)
+
+
+def test_memory_of_another_shape_is_refused() -> None:
+    logits, target = batch()
+    spec = _core.LossSpec(*Options(pixel="cross_entropy"))
+    arguments = (spec, logits.detach(), target.clamp(min=0), None, None)
+    with pytest.raises(ValueError, match=r"gradient: got shape \[1, 1, 1, 1\], expected shape \[2, 4, 9, 9\]"):
+        _core.loss_forward(*arguments, None, torch.empty(1, 1, 1, 1), 1.0, None, 1)
+    with pytest.raises(ValueError, match="loss: got shape"):
+        _core.loss_forward(*arguments, torch.empty(2, 3), None, 1.0, None, 1)
+
+
+def test_weights_too_small_for_the_type_count_nothing() -> None:
+    logits, target = batch()
+    for weight in ([1e-46] * 4, [1e-46, 0.0, 0.0, 0.0]):
+        loss = rp.cross_entropy(logits, target, weight=weight)
+        assert loss == 0
+        assert (gradient_of(loss, logits) == 0).all()
+
+
+@pytest.mark.parametrize("sync", [None, 0, 1, "no", object()])
+def test_sync_is_true_false_or_a_group(sync: object) -> None:
+    logits, target = batch()
+    with pytest.raises(TypeError, match=r"sync: got .*, expected True, False or a process group"):
+        rp.dice_loss(logits, target, sync=sync)
+
+
 @pytest.mark.parametrize(
     ("loss_fn", "change", "message"),
     [

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import doctest
 import re
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,7 @@ from types import ModuleType
 
 import pytest
 
+import rarepixel as rp
 from support import PROJECT
 
 README = (PROJECT / "README.md").read_text()
@@ -24,6 +27,32 @@ def test_every_python_block_runs(tmp_path, monkeypatch) -> None:
     namespace: dict[str, object] = {"__name__": "readme"}
     for number, block in enumerate(blocks, start=1):
         exec(compile(block, f"README.md, Python block {number}", "exec"), namespace)
+
+
+def test_types_of_the_python_blocks_and_of_the_numpy_examples(tmp_path) -> None:
+    pytest.importorskip("mypy")
+    pytest.importorskip("torch")
+    scripts = {f"readme_{number}": block for number, (language, block) in enumerate(BLOCKS) if language == "python"}
+    for documented in (rp.numpy, *(getattr(rp.numpy, name) for name in rp.numpy.__all__)):
+        name = documented.__name__.rpartition(".")[2]
+        scripts[f"numpy_{name}"] = doctest.script_from_examples(documented.__doc__)
+    # What keeps a number or an array apart.
+    scripts["numpy_reductions"] = """
+import numpy as np
+import rarepixel.numpy as rpn
+from typing import Any
+
+logits, target = np.zeros((2, 3)), np.zeros(2, int)
+reduction: str = "none"
+number: float = rpn.cross_entropy(logits, target)[0] + rpn.focal_loss(logits, target, reduction="sum")[0]
+array: np.ndarray[Any, Any] = rpn.cross_entropy(logits, target, reduction="none")[0]
+either: float | np.ndarray[Any, Any] = rpn.focal_loss(logits, target, reduction=reduction)[0]
+"""
+    for name, script in scripts.items():
+        (tmp_path / f"{name}.py").write_text(script)
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), str(tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def my_losses(torch: ModuleType) -> ModuleType:

@@ -7,6 +7,7 @@ metrics); what needs torch is imported when it is first used.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from . import metrics, numpy, plot, xbd
@@ -14,7 +15,7 @@ from ._core import build_info
 from .weights import class_weights
 
 if TYPE_CHECKING:
-    from . import functional, losses, ops, reference
+    from . import functional, losses, multi_scale, ops, reference
     from .functional import cross_entropy, dice_focal_loss, dice_loss, focal_loss, tversky_loss
     from .losses import CrossEntropyLoss, DiceFocalLoss, DiceLoss, FocalLoss, TverskyLoss
     from .multi_scale import MultiScaleLoss, Stage, multi_scale_loss
@@ -39,6 +40,7 @@ __all__ = [
     "functional",
     "losses",
     "metrics",
+    "multi_scale",
     "multi_scale_loss",
     "numpy",
     "ops",
@@ -54,7 +56,20 @@ _LAZY = {
     **dict.fromkeys(["MultiScaleLoss", "Stage", "multi_scale_loss"], "multi_scale"),
     **dict.fromkeys(["CrossEntropyLoss", "DiceFocalLoss", "DiceLoss", "FocalLoss", "TverskyLoss"], "losses"),
 }
-_LAZY_MODULES = {"functional", "losses", "ops", "reference"}
+_LAZY_MODULES = {"functional", "losses", "multi_scale", "ops", "reference"}
+
+
+def _has_torch() -> bool:
+    """Whether torch is installed: it is not imported for that."""
+    try:
+        return importlib.util.find_spec("torch") is not None
+    except (ImportError, ValueError):  # something else goes by its name
+        return False
+
+
+# Without torch `from rarepixel import *` would stop at the first of these.
+if not _has_torch():
+    __all__[:] = [name for name in __all__ if name not in _LAZY and name not in _LAZY_MODULES]
 
 
 def __getattr__(name: str) -> Any:
@@ -66,10 +81,11 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
+        # No AttributeError, of which `from rarepixel import ...` would drop the text.
         raise ImportError(f'rarepixel.{name} needs torch: pip install "rarepixel[torch]"') from error
     value = globals()[name] = found if name in _LAZY_MODULES else getattr(found, name)
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

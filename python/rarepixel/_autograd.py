@@ -127,11 +127,12 @@ class Loss(torch.autograd.Function):
                 "use rarepixel.reference"
             )
         gradients: list[Tensor | None] = [None, None]
+        saved = ctx.saved_tensors  # once: each time hooks, as those of checkpoint, bring all of them back
         for index, call in enumerate(ctx.calls):
             wanted = ctx.needs_input_grad[2 + index]
-            gradient = _gradient(call, ctx.saved_tensors, index, grad_output) if wanted else None
+            gradient = _gradient(call, saved, index, grad_output) if wanted else None
             if gradient is not None and torch.is_grad_enabled():  # create_graph=True
-                gradient = DifferentiatedOnce.apply(gradient, ctx.saved_tensors[index], grad_output)
+                gradient = DifferentiatedOnce.apply(gradient, saved[index], grad_output)
             gradients.append(gradient)
         return *gradients, *(None for _ in ctx.calls)
 

@@ -7,10 +7,8 @@ compiled, which the first call for each kind of loss and operands does.
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 import sys
-from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -94,13 +92,6 @@ def check_labels(target: Tensor, classes: int, ignore_index: int) -> None:
             f"target: got label {labels[tuple(position)].item()} at position {position}, expected 0 to {classes - 1} "
             f"or ignore_index ({ignore_index})"
         )
-
-
-def check_weight(argument: str, values: Sequence[float]) -> None:
-    """Raise the error that CPU tensors give for a weight that is negative or not finite."""
-    for index, value in enumerate(values):
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{argument}: got {value} for class {index}, expected finite numbers of at least 0")
 
 
 def forward(

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
-from . import _calls
+from . import _calls, _checks
 from ._autograd import ONCE
 from ._tensors import memory_format
-from .options import Options
+from .options import Options, alike, spec
 
 # torch's schema language calls these types as Python does.
 _OPTIONS_SCHEMA = ", ".join(f"{type(value).__name__} {name}" for name, value in Options._field_defaults.items())
@@ -29,7 +30,9 @@ _library.define(
 
 def loss(input: Tensor, target: Tensor, weight: Tensor | None, dice_weight: Tensor | None, options: Options) -> Tensor:
     """The loss by way of the operator."""
-    result: Tensor = torch.ops.rarepixel.loss(input, target, weight, dice_weight, *options)[0]
+    if not is_compiling():  # which cannot trace it; the operator's fake one does the same
+        spec(options)
+    result: Tensor = torch.ops.rarepixel.loss(input, target, weight, dice_weight, *alike(options))[0]
     return result
 
 
@@ -65,6 +68,8 @@ def _loss_fake(
     input: Tensor, target: Tensor, weight: Tensor | None, dice_weight: Tensor | None, *options: Any
 ) -> tuple[Tensor, Tensor]:
     chosen = Options(*options)
+    spec(chosen)
+    _checks.check_shapes(input, target, weight, dice_weight, chosen)
     sums = torch.empty(_calls.sums_tensor_shape(input, chosen), dtype=torch.float64, device=input.device)
     return _calls.empty_loss(input, target, chosen), sums
 

@@ -37,7 +37,7 @@ def compute_dtype(input: Tensor) -> torch.dtype:
 
 def expect_logits(input: Tensor) -> None:
     """That there are samples and classes."""
-    if input.ndim < 2:
+    if not 2 <= input.ndim <= 5:
         raise ValueError(
             f"input: got shape {list(input.shape)}, expected (N, C, *spatial) with 0 to 3 spatial dimensions"
         )

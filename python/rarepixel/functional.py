@@ -24,11 +24,10 @@ Alike in all of them:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from . import options
+from ._types import ClassWeights
 from .ops import Sync, loss
 
 __all__ = ["cross_entropy", "dice_focal_loss", "dice_loss", "focal_loss", "tversky_loss"]
@@ -37,7 +36,7 @@ __all__ = ["cross_entropy", "dice_focal_loss", "dice_loss", "focal_loss", "tvers
 def cross_entropy(
     input: Tensor,
     target: Tensor,
-    weight: Tensor | Sequence[float] | None = None,
+    weight: ClassWeights = None,
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
@@ -90,7 +89,7 @@ def cross_entropy(
 def focal_loss(
     input: Tensor,
     target: Tensor,
-    alpha: Tensor | Sequence[float] | None = None,
+    alpha: ClassWeights = None,
     gamma: float = 2.0,
     ignore_index: int = -100,
     reduction: str = "mean",
@@ -153,7 +152,7 @@ def dice_loss(
     per_sample: bool = False,
     include_background: bool = True,
     absent: str = "count",
-    weight: Tensor | Sequence[float] | None = None,
+    weight: ClassWeights = None,
     ignore_index: int = -100,
     *,
     upsample: bool = False,
@@ -214,7 +213,7 @@ def dice_loss(
 def dice_focal_loss(
     input: Tensor,
     target: Tensor,
-    alpha: Tensor | Sequence[float] | None = None,
+    alpha: ClassWeights = None,
     gamma: float = 2.0,
     ignore_index: int = -100,
     reduction: str = "mean",
@@ -224,7 +223,7 @@ def dice_focal_loss(
     per_sample: bool = False,
     include_background: bool = True,
     absent: str = "count",
-    dice_weight: Tensor | Sequence[float] | None = None,
+    dice_weight: ClassWeights = None,
     lambda_focal: float = 1.0,
     lambda_dice: float = 1.0,
     *,
@@ -291,7 +290,7 @@ def tversky_loss(
     per_sample: bool = False,
     include_background: bool = True,
     absent: str = "count",
-    weight: Tensor | Sequence[float] | None = None,
+    weight: ClassWeights = None,
     ignore_index: int = -100,
     *,
     upsample: bool = False,

@@ -2,33 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import functional
+from ._types import ClassWeights
 from .ops import Sync
 
 __all__ = ["CrossEntropyLoss", "DiceFocalLoss", "DiceLoss", "FocalLoss", "TverskyLoss"]
 
 
+def _as_buffer(argument: str, weight: ClassWeights) -> Tensor | None:
+    """Weights as a tensor, with the errors of the functions, as far as they do not depend on the logits."""
+    if weight is None:
+        return None
+    if not isinstance(weight, Tensor):
+        try:
+            # As a list, since torch refuses arrays whose strides are negative.
+            listed = weight.tolist() if hasattr(weight, "tolist") else weight
+            weight = torch.tensor(listed, dtype=torch.float32)
+        except (OverflowError, RuntimeError, TypeError, ValueError) as error:
+            raise TypeError(f"{argument}: got {weight!r}, expected one number for each class") from error
+    if weight.ndim != 1:
+        raise ValueError(f"{argument}: got shape {list(weight.shape)}, expected (C,), one value for each class")
+    if weight.is_complex():
+        raise TypeError(f"{argument}: got {weight.dtype}, expected one number for each class")
+    if weight.requires_grad:
+        raise ValueError(
+            f"{argument}: got a tensor that requires grad, expected constants: the losses give no gradient for it"
+        )
+    return weight
+
+
+def _shown(value: Any) -> Any:
+    """Weights as their numbers, or as torch shows a tensor that has none: on meta, or in FakeTensorMode."""
+    try:
+        return value.tolist() if isinstance(value, Tensor) else value
+    except RuntimeError:
+        return value
+
+
 class _Loss(nn.Module):
     """Options as attributes, weights as buffers, so that ``.to(device)`` and ``state_dict`` see them."""
 
-    def __init__(
-        self, weights: dict[str, Tensor | Sequence[float] | None], options: dict[str, Any], sizes: dict[str, Any]
-    ) -> None:
+    def __init__(self, weights: dict[str, ClassWeights], options: dict[str, Any], sizes: dict[str, Any]) -> None:
         super().__init__()
         options = {**options, **sizes}
         for name, weight in weights.items():
-            if weight is not None and not isinstance(weight, Tensor):
-                try:
-                    weight = torch.tensor(weight, dtype=torch.float32)
-                except (TypeError, ValueError) as error:
-                    raise TypeError(f"{name}: got {weight!r}, expected one number for each class") from error
-            self.register_buffer(name, weight)
+            self.register_buffer(name, _as_buffer(name, weight))
         for name, value in options.items():
             setattr(self, name, value)
         self._arguments = (*weights, *options)
@@ -37,10 +60,7 @@ class _Loss(nn.Module):
         return {name: getattr(self, name) for name in self._arguments}
 
     def extra_repr(self) -> str:
-        shown = {
-            name: value.tolist() if isinstance(value, Tensor) else value for name, value in self._options().items()
-        }
-        return ", ".join(f"{name}={value!r}" for name, value in shown.items())
+        return ", ".join(f"{name}={_shown(value)!r}" for name, value in self._options().items())
 
 
 class CrossEntropyLoss(_Loss):
@@ -57,7 +77,7 @@ class CrossEntropyLoss(_Loss):
 
     def __init__(
         self,
-        weight: Tensor | Sequence[float] | None = None,
+        weight: ClassWeights = None,
         ignore_index: int = -100,
         reduction: str = "mean",
         label_smoothing: float = 0.0,
@@ -89,7 +109,7 @@ class FocalLoss(_Loss):
 
     def __init__(
         self,
-        alpha: Tensor | Sequence[float] | None = None,
+        alpha: ClassWeights = None,
         gamma: float = 2.0,
         ignore_index: int = -100,
         reduction: str = "mean",
@@ -127,7 +147,7 @@ class DiceLoss(_Loss):
         per_sample: bool = False,
         include_background: bool = True,
         absent: str = "count",
-        weight: Tensor | Sequence[float] | None = None,
+        weight: ClassWeights = None,
         ignore_index: int = -100,
         *,
         upsample: bool = False,
@@ -164,7 +184,7 @@ class DiceFocalLoss(_Loss):
 
     def __init__(
         self,
-        alpha: Tensor | Sequence[float] | None = None,
+        alpha: ClassWeights = None,
         gamma: float = 2.0,
         ignore_index: int = -100,
         reduction: str = "mean",
@@ -174,7 +194,7 @@ class DiceFocalLoss(_Loss):
         per_sample: bool = False,
         include_background: bool = True,
         absent: str = "count",
-        dice_weight: Tensor | Sequence[float] | None = None,
+        dice_weight: ClassWeights = None,
         lambda_focal: float = 1.0,
         lambda_dice: float = 1.0,
         *,
@@ -224,7 +244,7 @@ class TverskyLoss(_Loss):
         per_sample: bool = False,
         include_background: bool = True,
         absent: str = "count",
-        weight: Tensor | Sequence[float] | None = None,
+        weight: ClassWeights = None,
         ignore_index: int = -100,
         *,
         upsample: bool = False,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any, Literal, overload
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from . import options
-from ._arguments import number
+from ._arguments import integer, number
+from ._types import ClassWeights
 from .ops import Sync, Term, losses
 from .options import Options
 
@@ -52,7 +53,7 @@ class Stage:
     scale: float | None = None
     tversky: Mapping[str, Any] | None = None
     _options: Options = field(init=False, repr=False, compare=False)
-    _weights: tuple[Any, Any] = field(init=False, repr=False, compare=False)
+    _weights: tuple[ClassWeights, ClassWeights] = field(init=False, repr=False, compare=False)
     _terms: dict[tuple[int, str, bool, int], Term] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -68,7 +69,8 @@ class Stage:
         if self.scale is not None and not self.scale > 0:
             raise ValueError(f"scale: got {self.scale}, expected a number above 0")
         pixel = Options()
-        pixel_weight = region_weight = None
+        pixel_weight: ClassWeights = None
+        region_weight: ClassWeights = None
         if self.cross_entropy is not None:
             term = _term("cross_entropy", self.cross_entropy, ("weight", "label_smoothing", "reduction"))
             pixel = options.cross_entropy(-100, term.get("reduction", "mean"), term.get("label_smoothing", 0.0))
@@ -131,9 +133,18 @@ class Stage:
                 raise ValueError(f"inputs[{index}]: got size {got}, expected {self.scale:g} of the target's {size}")
 
 
-def _listed(weight: Any) -> Any:
+def _listed(weight: ClassWeights) -> ClassWeights:
     """A tensor of weights as numbers, which go with logits of any device."""
     return weight.tolist() if isinstance(weight, Tensor) and weight.ndim == 1 and not weight.requires_grad else weight
+
+
+def _as_stages(stages: Sequence[Stage | Mapping[str, Any]]) -> tuple[Stage, ...]:
+    if isinstance(stages, Stage | Mapping) or not isinstance(stages, Iterable):
+        raise TypeError(f"stages: got {stages!r}, expected a sequence of stages, one for each of inputs")
+    chosen = tuple(Stage.of(stage) for stage in stages)
+    if not chosen:
+        raise ValueError("stages: got none, expected one for each of inputs")
+    return chosen
 
 
 def _term(name: str, arguments: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
@@ -234,9 +245,7 @@ def multi_scale_loss(
 
     Source: Lee et al., Deeply-Supervised Nets, AISTATS 2015; the halving weights: nnU-Net, Isensee et al. 2021.
     """
-    chosen = [Stage.of(stage) for stage in stages]
-    if not chosen:
-        raise ValueError("stages: got none, expected one for each of inputs")
+    chosen = _as_stages(stages)
     if len(inputs) != len(chosen):
         raise ValueError(f"inputs: got {len(inputs)} maps, expected {len(chosen)}, one for each stage")
     if target_mode not in _TARGET_MODES:
@@ -280,7 +289,7 @@ class MultiScaleLoss(nn.Module):
         sync: Sync = False,
     ) -> None:
         super().__init__()
-        self.stages = tuple(Stage.of(stage) for stage in stages)
+        self.stages = _as_stages(stages)
         self.target_mode = target_mode
         self.ignore_index = ignore_index
         self.align_corners = align_corners
@@ -293,6 +302,7 @@ class MultiScaleLoss(nn.Module):
 
         `arguments` are a :class:`Stage`'s terms (default: focal and Dice) and this class's own arguments.
         """
+        n = integer("n", n)
         if n < 1:
             raise ValueError(f"n: got {n}, expected at least 1")
         terms = {

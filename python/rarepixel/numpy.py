@@ -17,7 +17,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -65,7 +65,8 @@ def _loss(
     weight: Weight,
     dice_weight: Weight,
     weight_names: tuple[str, str],
-) -> tuple[float | Array, Array]:
+) -> tuple[Any, Array]:
+    """A float and the gradient; with ``reduction="none"`` an array and the gradient."""
     for argument, value in (("input", input), ("target", target)):
         if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
             raise TypeError(
@@ -100,6 +101,34 @@ def _loss(
     return (float(compute(loss)) if pixels is None else pixels), gradient
 
 
+@overload
+def cross_entropy(
+    input: Array,
+    target: Array,
+    weight: Weight = ...,
+    ignore_index: int = ...,
+    *,
+    reduction: Literal["none"],
+    label_smoothing: float = ...,
+) -> tuple[Array, Array]: ...
+@overload
+def cross_entropy(
+    input: Array,
+    target: Array,
+    weight: Weight = ...,
+    ignore_index: int = ...,
+    reduction: Literal["mean", "sum"] = ...,
+    label_smoothing: float = ...,
+) -> tuple[float, Array]: ...
+@overload
+def cross_entropy(
+    input: Array,
+    target: Array,
+    weight: Weight = ...,
+    ignore_index: int = ...,
+    reduction: str = ...,
+    label_smoothing: float = ...,
+) -> tuple[float | Array, Array]: ...
 def cross_entropy(
     input: Array,
     target: Array,
@@ -122,6 +151,37 @@ def cross_entropy(
     return _loss(input, target, chosen, weight, None, ("weight", "dice_weight"))
 
 
+@overload
+def focal_loss(
+    input: Array,
+    target: Array,
+    alpha: Weight = ...,
+    gamma: float = ...,
+    ignore_index: int = ...,
+    *,
+    reduction: Literal["none"],
+    pt: str = ...,
+) -> tuple[Array, Array]: ...
+@overload
+def focal_loss(
+    input: Array,
+    target: Array,
+    alpha: Weight = ...,
+    gamma: float = ...,
+    ignore_index: int = ...,
+    reduction: Literal["mean", "sum"] = ...,
+    pt: str = ...,
+) -> tuple[float, Array]: ...
+@overload
+def focal_loss(
+    input: Array,
+    target: Array,
+    alpha: Weight = ...,
+    gamma: float = ...,
+    ignore_index: int = ...,
+    reduction: str = ...,
+    pt: str = ...,
+) -> tuple[float | Array, Array]: ...
 def focal_loss(
     input: Array,
     target: Array,
@@ -155,7 +215,7 @@ def dice_loss(
     absent: str = "count",
     weight: Weight = None,
     ignore_index: int = -100,
-) -> tuple[float | Array, Array]:
+) -> tuple[float, Array]:
     """Dice loss and its gradient: see :func:`rarepixel.dice_loss`.
 
     Example:
@@ -186,7 +246,7 @@ def dice_focal_loss(
     dice_weight: Weight = None,
     lambda_focal: float = 1.0,
     lambda_dice: float = 1.0,
-) -> tuple[float | Array, Array]:
+) -> tuple[float, Array]:
     """Focal + Dice and its gradient: see :func:`rarepixel.dice_focal_loss`.
 
     Example:
@@ -215,7 +275,7 @@ def tversky_loss(
     absent: str = "count",
     weight: Weight = None,
     ignore_index: int = -100,
-) -> tuple[float | Array, Array]:
+) -> tuple[float, Array]:
     """Tversky loss and its gradient: see :func:`rarepixel.tversky_loss`.
 
     Example:

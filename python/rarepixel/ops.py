@@ -7,20 +7,23 @@ same pass as the loss. Where there is no kernel, plain torch does the work.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Sequence
 from functools import cache, partial
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
-from . import _calls, _cuda, _registered, _tensors
+from . import _calls, _checks, _cuda, _registered, _tensors
 from ._autograd import Loss, Synchronised
 from ._calls import Call, Weight
 from ._tensors import compute_dtype, prepared
+from ._types import ClassWeights
 from .options import Options, spec
 
 # Whether to add up over ranks: False, True for the default group, or a group.
@@ -31,8 +34,8 @@ class Term(NamedTuple):
     """A loss of one map of logits, as the user asks for it."""
 
     options: Options
-    weight: Tensor | Sequence[float] | None = None
-    dice_weight: Tensor | Sequence[float] | None = None
+    weight: ClassWeights = None
+    dice_weight: ClassWeights = None
     weight_names: tuple[str, str] = ("weight", "dice_weight")
     """What the weights are called in the user's call."""
 
@@ -42,8 +45,8 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 def _in_transform() -> bool:
     """Whether a torch.func transform, forward-mode AD or torch.jit.trace is on: they see through plain torch only."""
-    if is_compiling():
-        return False
+    if is_compiling():  # which takes the others apart itself
+        return forward_ad._current_level >= 0
     traced = torch._C._is_tracing() or forward_ad._current_level >= 0
     return traced or torch._C._functorch.peek_interpreter_stack() is not None
 
@@ -59,26 +62,28 @@ def _is_eager(input: Tensor) -> bool:
     )
 
 
-def _as_weight(argument: str, weight: Tensor | Sequence[float], input: Tensor) -> Tensor:
+def _as_weight(argument: str, weight: Tensor | Sequence[float] | NDArray[Any], input: Tensor) -> Tensor:
     if not isinstance(weight, Tensor):
         try:
             # As a list, since torch refuses arrays whose strides are negative.
-            listed = weight.tolist() if hasattr(weight, "tolist") else weight
+            listed = weight.tolist() if hasattr(weight, "tolist") and not is_compiling() else weight
             values = torch.as_tensor(listed, dtype=torch.float64, device="cpu")
-        except (TypeError, ValueError) as error:
+        except (OverflowError, RuntimeError, TypeError, ValueError) as error:
             raise TypeError(f"{argument}: got {weight!r}, expected one number for each class") from error
         if _tensors.on_cuda(input) and values.ndim == 1 and _is_eager(input):
             numbers = tuple(values.tolist())
-            _cuda.check_weight(argument, numbers)
+            _checks.check_weight(argument, numbers)
             weight = _cuda.weight_tensor(numbers, compute_dtype(input), input)
         else:
             weight = values.to(input.device)
     elif _tensors.on_cuda(input) and _cuda.debugging() and weight.ndim == 1:
-        _cuda.check_weight(argument, weight.tolist())
+        _checks.check_weight(argument, weight.tolist())
     if weight.ndim != 1:
         raise ValueError(
             f"{argument}: got shape {list(weight.shape)}, expected ({input.shape[1]},), one value for each class"
         )
+    if weight.is_complex():
+        raise TypeError(f"{argument}: got {weight.dtype}, expected one number for each class")
     if weight.requires_grad:
         raise ValueError(
             f"{argument}: got a tensor that requires grad, expected constants: the losses give no gradient for it"
@@ -88,13 +93,14 @@ def _as_weight(argument: str, weight: Tensor | Sequence[float], input: Tensor) -
     return weight
 
 
-def _numbers(argument: str, weight: Tensor | Sequence[float] | None, input: Tensor) -> Weight:
+def _numbers(argument: str, weight: ClassWeights, input: Tensor) -> Weight:
     """Weights as Rust reads them, checked."""
     if weight is None:
         return None
     listed = type(weight) in (list, tuple) and not _tensors.on_cuda(input)
     if listed and all(isinstance(number, int | float) for number in weight):
-        return [float(number) for number in weight]
+        with contextlib.suppress(OverflowError):
+            return [float(number) for number in weight]
     return _calls.constants(_as_weight(argument, weight, input), input)
 
 
@@ -114,8 +120,8 @@ def loss(
     input: Tensor,
     target: Tensor,
     options: Options,
-    weight: Tensor | Sequence[float] | None = None,
-    dice_weight: Tensor | Sequence[float] | None = None,
+    weight: ClassWeights = None,
+    dice_weight: ClassWeights = None,
     weight_names: tuple[str, str] = ("weight", "dice_weight"),
     sync: Sync = False,
 ) -> Tensor:
@@ -129,6 +135,8 @@ def losses(
     """The sum of the terms, each of its own map of logits, under one target; with `parts` also they, (terms,)."""
     for input in inputs:
         _check(input, target)
+    if sync is not False:
+        _check_sync(sync)
     if sync is not False or not all(map(_is_eager, inputs)):
         each = [_elsewhere(input, target, *term, sync) for input, term in zip(inputs, terms, strict=True)]
         return _calls.added(each), torch.stack([one.detach() for one in each]) if parts else None
@@ -159,8 +167,8 @@ def _elsewhere(
     input: Tensor,
     target: Tensor,
     options: Options,
-    weight: Tensor | Sequence[float] | None,
-    dice_weight: Tensor | Sequence[float] | None,
+    weight: ClassWeights,
+    dice_weight: ClassWeights,
     weight_names: tuple[str, str],
     sync: Sync,
 ) -> Tensor:
@@ -179,6 +187,20 @@ def _elsewhere(
     return _registered.loss(input, target, weight, dice_weight, options)
 
 
+def _check_sync(sync: object) -> None:
+    """That the group is one of this process: torch takes any other for one in which it is alone."""
+    distributed = torch.distributed
+    if sync is not True:
+        groups = (distributed.ProcessGroup,) if distributed.is_available() else ()
+        outside = distributed.is_available() and sync == distributed.GroupMember.NON_GROUP_MEMBER
+        if not outside and not isinstance(sync, groups):
+            raise TypeError(f"sync: got {sync!r}, expected True, False or a process group")
+        if outside or distributed.get_rank(sync) < 0:  # type: ignore[arg-type] # a group, or not asked
+            raise ValueError("sync: got a group that this process is not in, expected one that it is in")
+    if not distributed.is_available() or not distributed.is_initialized():
+        raise ValueError("sync: got a request to add up over ranks, expected torch.distributed to be initialised")
+
+
 def _synchronised(
     input: Tensor,
     target: Tensor,
@@ -187,8 +209,6 @@ def _synchronised(
     dice_weight: Tensor | None,
     sync: Sync,
 ) -> Tensor:
-    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        raise ValueError("sync: got a request to add up over ranks, expected torch.distributed to be initialised")
     if options.reduction == "none" or options.per_sample:
         name, value = ("reduction", '"none"') if options.reduction == "none" else ("per_sample", "True")
         raise ValueError(f"{name}: got {value} with sync, expected a loss whose sums can be added up over ranks")
@@ -211,54 +231,37 @@ def _warn_once(device: str) -> None:
     )
 
 
-_LABELS = (torch.uint8, torch.int16, torch.int32, torch.int64)
-
-
-def _check_shapes(input: Tensor, target: Tensor, options: Options) -> None:
-    """The checks of the kernels, from shapes and types alone: a transform may hide the rest."""
-    _tensors.expect_logits(input)
-    soft = target.ndim == input.ndim and options.pixel == "none"
-    expected = list(input.shape) if soft else [input.shape[0], *input.shape[2:]]
-    if options.target_mode == "exact" and list(target.shape) != expected:
-        raise ValueError(
-            f"target: got shape {list(target.shape)}, expected {expected}: "
-            "(N, *spatial) for an input of (N, C, *spatial)"
-        )
-    if target.shape[:1] != input.shape[:1]:
-        raise ValueError(f"target: got {target.shape[0]} samples, expected {input.shape[0]}, as input has")
-    if not soft and target.dtype not in _LABELS:
-        raise TypeError(f"target: got {target.dtype}, expected uint8, int16, int32 or int64 class indices")
-
-
 def _plain(
     input: Tensor, target: Tensor, weight: Tensor | None, dice_weight: Tensor | None, options: Options
 ) -> Tensor:
     """The same loss by plain torch operations, where there is no kernel."""
     from . import reference
 
-    spec(options)  # the same checks of the options
-    _check_shapes(input, target, options)
-    for name, weights in (("weight", weight), ("dice_weight", dice_weight)):
-        if weights is not None and weights.shape[0] != input.shape[1]:
-            raise ValueError(
-                f"{name}: got {weights.shape[0]} values, expected {input.shape[1]} values, one for each class of input"
-            )
+    if not is_compiling():  # which cannot trace it
+        spec(options)  # the same checks of the options
+    _checks.check_shapes(input, target, weight, dice_weight, options)
+    wrong = _checks.check_values(input, target, weight, dice_weight, options)
     input, target = reference.matched(input, target, options.target_mode, options.align_corners, options.ignore_index)
     valid = target.sum(1) > 0 if options.target_mode == "area" else None
     total = input.new_zeros((), dtype=compute_dtype(input))
+    if wrong is not None:
+        total = total + wrong.to(total)
+    # Not a number of Python's times the loss: under jvp its tangent would be float64.
     if options.pixel == "cross_entropy":
-        total = total + options.lambda_pixel * reference.cross_entropy(
+        pixel = reference.cross_entropy(
             input, target, weight, options.ignore_index, options.reduction, options.label_smoothing, valid
         )
+        total = total.add(pixel, alpha=options.lambda_pixel)
     elif options.pixel == "focal":
-        total = total + options.lambda_pixel * reference.focal_loss(
+        pixel = reference.focal_loss(
             input, target, weight, options.gamma, options.ignore_index, options.reduction, options.pt
         )
+        total = total.add(pixel, alpha=options.lambda_pixel)
     if options.region != "none":
-        region = reference.dice_loss
+        region_loss = reference.dice_loss
         if options.region == "tversky":
-            region = partial(reference.tversky_loss, alpha=options.alpha, beta=options.beta)
-        total = total + options.lambda_region * region(
+            region_loss = partial(reference.tversky_loss, alpha=options.alpha, beta=options.beta)
+        region = region_loss(
             input,
             target,
             smooth=options.smooth,
@@ -270,4 +273,5 @@ def _plain(
             ignore_index=options.ignore_index,
             valid=valid,
         )
+        total = total.add(region, alpha=options.lambda_region)
     return total

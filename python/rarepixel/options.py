@@ -43,11 +43,15 @@ def spec(options: Options) -> _core.LossSpec:
 
 @lru_cache(maxsize=256)
 def _spec(options: Options) -> _core.LossSpec:
-    return _core.LossSpec(*map(_alike, options, Options._field_defaults.values()))
+    return _core.LossSpec(*alike(options))
+
+
+def alike(options: Options) -> Options:
+    """With 1 as True and 255.0 as 255: the cache takes them for the same, so they always are."""
+    return Options(*map(_alike, options, Options._field_defaults.values()))
 
 
 def _alike(value: Any, default: Any) -> Any:
-    """1 as True and 255.0 as 255: the cache takes them for the same, so they always are."""
     if isinstance(default, bool) and isinstance(value, int | float) and value in (0, 1):
         return bool(value)
     if isinstance(default, int) and isinstance(value, float) and value.is_integer():
@@ -75,19 +79,38 @@ def _expect_types(options: Options) -> None:
             raise ValueError(f"{name}: got {value}, expected an integer of 64 bits")
 
 
+def plain(name: str, value: Any) -> Any:
+    """A number of torch or NumPy as one of Python's: it is read now, and does not change when that one does."""
+    if type(value) in (bool, int, float, str) or not hasattr(value, "item"):
+        return value
+    if getattr(value, "requires_grad", False):
+        expected = "a constant: the losses give no gradient for it"
+        raise ValueError(f"{name}: got a tensor that requires grad, expected {expected}")
+    try:
+        return value.item()
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise TypeError(f"{name}: got {value!r}, expected one value") from error
+
+
 def cross_entropy(ignore_index: int, reduction: str, label_smoothing: float) -> Options:
     """Options of the loss of that name."""
     return Options(
         pixel="cross_entropy",
-        label_smoothing=label_smoothing,
-        ignore_index=ignore_index,
+        label_smoothing=plain("label_smoothing", label_smoothing),
+        ignore_index=plain("ignore_index", ignore_index),
         reduction=reduction,
     )
 
 
 def focal_loss(gamma: float, ignore_index: int, reduction: str, pt: str) -> Options:
     """Options of the loss of that name."""
-    return Options(pixel="focal", gamma=gamma, pt=pt, ignore_index=ignore_index, reduction=reduction)
+    return Options(
+        pixel="focal",
+        gamma=plain("gamma", gamma),
+        pt=pt,
+        ignore_index=plain("ignore_index", ignore_index),
+        reduction=reduction,
+    )
 
 
 def dice_loss(
@@ -101,12 +124,12 @@ def dice_loss(
     """Options of the loss of that name."""
     return Options(
         region="dice",
-        smooth=smooth,
+        smooth=plain("smooth", smooth),
         average=average,
-        per_sample=per_sample,
-        include_background=include_background,
+        per_sample=plain("per_sample", per_sample),
+        include_background=plain("include_background", include_background),
         absent=absent,
-        ignore_index=ignore_index,
+        ignore_index=plain("ignore_index", ignore_index),
     )
 
 
@@ -122,15 +145,15 @@ def tversky_loss(
 ) -> Options:
     """Options of the loss of that name."""
     dice = dice_loss(smooth, average, per_sample, include_background, absent, ignore_index)
-    return dice._replace(region="tversky", alpha=alpha, beta=beta)
+    return dice._replace(region="tversky", alpha=plain("alpha", alpha), beta=plain("beta", beta))
 
 
 def combined(pixel: Options, region: Options, lambda_pixel: float, lambda_region: float) -> Options:
     """The pixel term of one and the region term of the other."""
     return pixel._replace(
-        lambda_pixel=lambda_pixel,
+        lambda_pixel=plain("lambda_focal", lambda_pixel),
         region=region.region,
-        lambda_region=lambda_region,
+        lambda_region=plain("lambda_dice", lambda_region),
         alpha=region.alpha,
         beta=region.beta,
         smooth=region.smooth,
@@ -143,4 +166,8 @@ def combined(pixel: Options, region: Options, lambda_pixel: float, lambda_region
 
 def upsampled(chosen: Options, upsample: bool, align_corners: bool) -> Options:
     """The options, for logits that are brought to the size of the target if `upsample` says so."""
-    return chosen._replace(target_mode="upsample_logits", align_corners=align_corners) if upsample else chosen
+    if upsample is False and align_corners is False:
+        return chosen
+    align_corners = boolean("align_corners", align_corners)
+    upsampled = boolean("upsample", upsample)
+    return chosen._replace(target_mode="upsample_logits", align_corners=align_corners) if upsampled else chosen

@@ -7,23 +7,52 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ._arguments import number
+
 __all__ = ["class_weights"]
 
 _Doubles = NDArray[np.float64]
 
 
+# Mean and median without a sum of counts, which may be infinite where they are not.
+def _mean(counts: _Doubles) -> float:
+    largest = counts.max()
+    return float(largest * (counts / largest).mean())
+
+
+def _median(counts: _Doubles) -> float:
+    ordered = np.sort(counts)
+    low, high = ordered[(len(counts) - 1) // 2], ordered[len(counts) // 2]
+    return float(low + (high - low) / 2)
+
+
 def _effective_number(counts: _Doubles, beta: float) -> _Doubles:
     # 1 - beta^n by expm1: beta is close to 1 and n large.
-    weights: _Doubles = (1 - beta) / -np.expm1(counts * np.log(beta))
+    effective = -np.expm1(counts * np.log(beta))
+    # In units of the largest weight, so that their mean is finite.
+    weights: _Doubles = effective.min() / effective
+    weights /= weights.mean()
     return weights
 
 
 _METHODS: dict[str, Callable[[_Doubles, float], _Doubles]] = {
-    "inverse_frequency": lambda counts, _: counts.sum() / (len(counts) * counts),
-    "median_frequency": lambda counts, _: np.median(counts) / counts,
+    "inverse_frequency": lambda counts, _: _mean(counts) / counts,
+    "median_frequency": lambda counts, _: _median(counts) / counts,
     "effective_number": _effective_number,
-    "sqrt_inverse": lambda counts, _: np.sqrt(counts.sum() / (len(counts) * counts)),
+    "sqrt_inverse": lambda counts, _: np.sqrt(_mean(counts)) / np.sqrt(counts),
 }
+
+
+def _as_doubles(counts: ArrayLike) -> _Doubles:
+    try:
+        # As a list, which a tensor gives on any device, and if it requires grad.
+        values = np.asarray(counts.tolist() if hasattr(counts, "tolist") else counts)
+        # NumPy would read texts, and drop imaginary parts.
+        if values.dtype.kind not in "USc":
+            return values.astype(np.float64)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        pass
+    raise TypeError(f"counts: got {counts!r}, expected one finite number of at least 0 for each class")
 
 
 def class_weights(counts: ArrayLike, method: str = "inverse_frequency", *, beta: float = 0.999999) -> _Doubles:
@@ -49,7 +78,9 @@ def class_weights(counts: ArrayLike, method: str = "inverse_frequency", *, beta:
         float64, (C,).
 
     Raises:
-        ValueError: for an unknown method, or counts or beta out of range.
+        TypeError: for counts or beta that are no numbers.
+        ValueError: for an unknown method, counts or beta out of range, or counts so far apart that a weight would be
+            infinite.
 
     Example:
         >>> import rarepixel as rp
@@ -60,9 +91,10 @@ def class_weights(counts: ArrayLike, method: str = "inverse_frequency", *, beta:
 
     Source: median frequency: Eigen and Fergus, ICCV 2015; effective number: Cui et al., CVPR 2019.
     """
-    values = np.asarray(counts, dtype=np.float64)
-    if method not in _METHODS:
+    values = _as_doubles(counts)
+    if not isinstance(method, str) or method not in _METHODS:
         raise ValueError(f"method: got {method!r}, expected one of {', '.join(map(repr, _METHODS))}")
+    beta = number("beta", beta)
     if not 0 < beta < 1:
         raise ValueError(f"beta: got {beta}, expected a number in (0, 1)")
     if values.ndim != 1 or not (np.isfinite(values) & (values >= 0)).all():
@@ -71,7 +103,8 @@ def class_weights(counts: ArrayLike, method: str = "inverse_frequency", *, beta:
     if not present.any():
         raise ValueError(f"counts: got {counts!r}, expected a pixel of at least one class")
     weights = np.zeros_like(values)
-    weights[present] = _METHODS[method](values[present], beta)
-    if method == "effective_number":
-        weights[present] /= weights[present].mean()
+    with np.errstate(all="ignore"):
+        weights[present] = _METHODS[method](values[present], beta)
+    if not np.isfinite(weights).all():
+        raise ValueError(f"counts: got {counts!r}, expected numbers near enough to each other for finite weights")
     return weights

@@ -251,6 +251,27 @@ MASK = torch.zeros(2, 4, 4, dtype=torch.int64)
             r"alpha: got \['a', 'b'\], expected one number for each class",
         ),
         (
+            lambda: rp.FocalLoss(alpha=0.25),
+            ValueError,
+            r"alpha: got shape \[\], expected \(C,\), one value for each class",
+        ),
+        (lambda: rp.DiceLoss(weight=torch.ones(1, 3)), ValueError, r"weight: got shape \[1, 3\], expected \(C,\), one"),
+        (
+            lambda: rp.DiceFocalLoss(dice_weight=[10**400, 1]),
+            TypeError,
+            r"dice_weight: got \[1000.*, expected one number for each class",
+        ),
+        (
+            lambda: rp.TverskyLoss(weight=torch.ones(3, dtype=torch.complex64)),
+            TypeError,
+            r"weight: got torch.complex64, expected one number for each class",
+        ),
+        (
+            lambda: rp.CrossEntropyLoss(weight=torch.ones(3, requires_grad=True)),
+            ValueError,
+            r"weight: got a tensor that requires grad, expected constants",
+        ),
+        (
             lambda: rp.focal_loss(IMAGE, MASK, alpha=[1.0, math.nan, 1.0]),
             ValueError,
             r"alpha: got NaN for class 1, expected finite numbers of at least 0",

@@ -1,0 +1,98 @@
+"""The checks of operands by plain torch, where no kernel makes them: tensors without data, and transforms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch._C import _functorch
+from torch.compiler import is_compiling
+
+from . import _tensors
+from .options import Options
+
+_LOGITS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_LABELS = (torch.uint8, torch.int16, torch.int32, torch.int64)
+
+
+def check_shapes(
+    input: Tensor, target: Tensor, weight: Tensor | None, dice_weight: Tensor | None, options: Options
+) -> None:
+    """All that shapes and types tell."""
+    _tensors.expect_logits(input)
+    if input.dtype not in _LOGITS:
+        raise TypeError(f"input: got {input.dtype}, expected float32, float64, float16 or bfloat16")
+    if input.shape[1] == 0:
+        raise ValueError("input: got 0 classes, expected at least 1 class in dimension 1")
+    soft = target.ndim == input.ndim and options.pixel == "none"
+    indices = [input.shape[0], *input.shape[2:]]
+    expected = list(input.shape) if soft else indices
+    if options.target_mode == "exact" and list(target.shape) != expected:
+        raise ValueError(
+            f"target: got shape {list(target.shape)}, expected {expected}: "
+            "(N, *spatial) for an input of (N, C, *spatial)"
+        )
+    if target.shape[:1] != input.shape[:1]:
+        raise ValueError(f"target: got {target.shape[0]} samples, expected {input.shape[0]}, as input has")
+    if list(target.shape) != expected and input.ndim != 4:
+        raise ValueError(
+            f"input: got shape {list(input.shape)}, expected (N, C, height, width) where target has another size"
+        )
+    if list(target.shape) != expected and target.ndim != 3:
+        raise ValueError(
+            f"target: got shape {list(target.shape)}, expected (N, height, width) class indices where its size is not "
+            "that of input"
+        )
+    if not soft and target.dtype not in _LABELS:
+        raise TypeError(f"target: got {target.dtype}, expected uint8, int16, int32 or int64 class indices")
+    for name, weights in zip(_weight_names(options), (weight, dice_weight), strict=True):
+        if weights is not None and weights.shape[0] != input.shape[1]:
+            raise ValueError(
+                f"{name}: got {weights.shape[0]} values, expected {input.shape[1]} values, one for each class of input"
+            )
+
+
+def check_weight(argument: str, values: Sequence[float]) -> None:
+    """Raise the error that CPU tensors give for a weight that is negative or not finite."""
+    for index, value in enumerate(values):
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{argument}: got {value} for class {index}, expected finite numbers of at least 0")
+
+
+def check_values(
+    input: Tensor, target: Tensor, weight: Tensor | None, dice_weight: Tensor | None, options: Options
+) -> Tensor | None:
+    """Weights and labels, where they are seen without waiting; else, for the loss, nan where a label is no class."""
+    visible = target.is_cpu and not is_compiling() and not torch._C._is_tracing()
+    if visible:
+        for name, weights in zip(_weight_names(options), (weight, dice_weight), strict=True):
+            if weights is not None and (values := _unwrapped(weights)).ndim == 1:
+                check_weight(name, values.tolist())
+    if target.is_floating_point():
+        return None
+    labels = (_unwrapped(target) if visible else target).long()
+    classes, ignore_index = input.shape[1], options.ignore_index
+    wrong = (labels != ignore_index) & ((labels < 0) | (labels >= classes))
+    if not visible:
+        return torch.where(wrong.any(), torch.nan, 0.0)
+    if wrong.any():
+        position = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            f"target: got label {labels[tuple(position)].item()} at position {position}, expected 0 to {classes - 1} "
+            f"or ignore_index ({ignore_index})"
+        )
+    return None
+
+
+def _unwrapped(tensor: Tensor) -> Tensor:
+    """What a transform has wrapped; under vmap it has a dimension more."""
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = _functorch.get_unwrapped(tensor)
+    return tensor
+
+
+def _weight_names(options: Options) -> tuple[str, str]:
+    """What the user calls the weights of the pixel term and of the region term."""
+    return "alpha" if options.pixel == "focal" else "weight", "weight" if options.pixel == "none" else "dice_weight"
