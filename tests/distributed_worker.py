@@ -83,6 +83,38 @@ def equal(rank: int, ranks: int) -> None:
     print("equal")
 
 
+def empty(rank: int, ranks: int) -> None:
+    """A rank without samples, whose maps have no sizes, and maps in the order of the course, the smallest first."""
+    images, target = whole_batch(ranks)
+    count = 0 if rank == 1 else len(images)
+    images, target = images[:, :1].repeat(1, 4, 1, 1), target % 4
+    for stages in (rp.MultiScaleLoss().stages, [rp.Stage(dice={"average": "macro"})] * 3):
+        alone = [images[..., ::step, ::step].clone().requires_grad_() for step in (8, 4, 1)]
+        expected = rp.multi_scale_loss(alone, target, stages)
+        expected.backward()
+        mine = [logits.detach()[:count].requires_grad_() for logits in alone]
+        loss = rp.multi_scale_loss(mine, target[:count], stages, sync=True)
+        loss.backward()
+        torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+        for ours, theirs in zip(mine, alone, strict=True):
+            torch.testing.assert_close(ours.grad, ranks * theirs.grad[:count], rtol=1e-10, atol=1e-14)
+    print("equal")
+
+
+def outside(rank: int, ranks: int) -> None:
+    """A group of which this rank may be no member."""
+    images, target = whole_batch(ranks)
+    group = dist.new_group([0])
+    logits = model()(images)
+    try:
+        loss = rp.dice_loss(logits, target, ignore_index=255, sync=group)
+    except ValueError as error:
+        print(error)
+    else:
+        assert torch.equal(loss, rp.dice_loss(logits, target, ignore_index=255))
+        print("member")
+
+
 def die(rank: int, ranks: int) -> None:
     images, target = whole_batch(ranks)
     if rank == 1:
@@ -101,7 +133,7 @@ def main() -> None:
     dist.init_process_group(
         "gloo", init_method=os.environ["MEETING_PLACE"], rank=rank, world_size=ranks, timeout=timeout
     )
-    work = {"equal": equal, "die": die}[sys.argv[1]]
+    work = {"equal": equal, "empty": empty, "outside": outside, "die": die}[sys.argv[1]]
     if len(sys.argv) > 2:
         with cpu_tensors_on_cuda(Emulator(Path(sys.argv[2]))):
             work(rank, ranks)

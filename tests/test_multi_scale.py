@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -197,6 +201,54 @@ def test_halving() -> None:
     assert criterion(maps, torch.randint(5, (1, 32, 32))).isfinite()
 
 
+def test_numbers_of_stages_are_those_they_were_made_with() -> None:
+    weight, gamma, smooth = torch.tensor(0.5), torch.tensor(1.5), np.array(0.25)
+    stage = rp.Stage(weight, focal={"gamma": gamma, "factor": torch.tensor(2.0)}, dice={"smooth": smooth})
+    expected = rp.Stage(0.5, focal={"gamma": 1.5, "factor": 2.0}, dice={"smooth": 0.25})
+    for changed in (weight, gamma, smooth):
+        changed[...] = 9.0
+    maps = maps_of(4)
+    assert torch.equal(rp.multi_scale_loss(maps, TARGET, [stage]), rp.multi_scale_loss(maps, TARGET, [expected]))
+
+
+def test_a_stage_as_a_dict_is_taken_again() -> None:
+    stage = rp.Stage(0.6, focal={"gamma": 1.0}, dice={"average": "macro"}, scale=0.25)
+    assert rp.Stage.of(dataclasses.asdict(stage)) == stage
+    assert pickle.loads(pickle.dumps(stage)) == copy.deepcopy(stage) == stage
+
+
+@pytest.mark.parametrize(
+    ("stage", "change", "message"),
+    [
+        ({"focal": {"alpha": [1, 2]}}, None, r"inputs\[1\]: focal: alpha: got 2 values, expected 3 values"),
+        ({"focal": {}, "dice": {"weight": [1, 2]}}, None, r"inputs\[1\]: dice: weight: got 2 values, expected 3"),
+        ({"tversky": {"weight": [1, 2]}}, None, r"inputs\[1\]: tversky: weight: got 2 values, expected 3 values"),
+        ({"focal": {"alpha": torch.ones(1, 3)}}, None, r"inputs\[1\]: focal: alpha: got shape \[1, 3\], expected"),
+        ({"dice": {}}, lambda z: z.repeat(2, 1, 1, 1), r"inputs\[1\]: target: got 1 samples, expected 2"),
+        ({"dice": {}}, lambda z: z[:, 0], r"inputs\[1\]: input: got shape .*, expected \(N, C, height, width\)"),
+        ({"dice": {}}, lambda z: z.int(), r"inputs\[1\]: input: got torch.int32, expected float32"),
+    ],
+)
+def test_errors_name_the_map(stage: dict[str, Any], change: Any, message: str) -> None:
+    small, large = maps_of(2, 4)
+    with pytest.raises((TypeError, ValueError), match=message):
+        rp.multi_scale_loss([small, large if change is None else change(large)], TARGET, [{"focal": {}}, stage])
+
+
+@pytest.mark.parametrize("mode", ["nearest", "majority", "upsample_logits"])
+def test_checkpointed_maps(mode: str) -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    logits = maps_of(4)[0].requires_grad_()
+
+    def total(logits: torch.Tensor) -> torch.Tensor:
+        return rp.multi_scale_loss([logits, logits[..., ::2, ::2]], TARGET, [{"dice": {}}, {"focal": {}}], mode)
+
+    (expected,) = torch.autograd.grad(total(logits), logits)
+    (got,) = torch.autograd.grad(checkpoint(total, logits, use_reentrant=False), logits)
+    assert torch.equal(got, expected)
+
+
 def test_stages_from_dicts() -> None:
     config = [
         {"weight": 0.5, "focal": {"gamma": 1.0, "alpha": ALPHA}},
@@ -326,14 +378,33 @@ def test_ranks_equal_one_process(ranks: int) -> None:
     succeed(ranks, "equal")
 
 
+@pytest.mark.timeout(240)
+def test_a_rank_without_samples() -> None:
+    for output in outputs_of(2, "empty"):
+        assert "equal" in output
+
+
+@pytest.mark.timeout(240)
+def test_a_rank_outside_the_group_is_told() -> None:
+    member, other = outputs_of(2, "outside")
+    assert "member" in member
+    assert "sync: got a group that this process is not in, expected one that it is in" in other
+
+
 def succeed(ranks: int, *arguments: str) -> None:
     """Run the worker and expect its word."""
+    for output in outputs_of(ranks, *arguments):
+        assert arguments[0] in output
+
+
+def outputs_of(ranks: int, *arguments: str) -> list[str]:
+    """What the ranks of the worker say, each of which ends well."""
     with tempfile.TemporaryDirectory() as folder:
         processes = launch(ranks, folder, *arguments)
         outputs = [process.communicate()[0] for process in processes]
     for process, output in zip(processes, outputs, strict=True):
         assert process.returncode == 0, output
-        assert arguments[0] in output
+    return outputs
 
 
 @pytest.mark.timeout(240)
@@ -349,6 +420,16 @@ def test_a_rank_that_dies_gives_an_error(tmp_path: Path) -> None:
     ("make", "message"),
     [
         (lambda: rp.Stage("0.4", focal={}), "weight: got '0.4', expected a number"),
+        (lambda: rp.Stage(2, focal={"factor": "2"}), "focal: factor: got '2', expected a number"),
+        (lambda: rp.Stage(2, tversky={"factor": None}), "tversky: factor: got None, expected a number"),
+        (lambda: rp.Stage(focal={1: 2}), "focal: got 1, expected some of alpha"),
+        (lambda: rp.Stage.of({True: 1, "x": 2}), "stages: got True, x, expected some of weight"),
+        (lambda: rp.Stage(torch.ones(2), focal={}), r"weight: got tensor\(.*, expected one value"),
+        (lambda: rp.Stage(torch.nn.Parameter(torch.ones(())), focal={}), "weight: got a tensor that requires grad"),
+        (
+            lambda: rp.Stage(dice={"factor": torch.nn.Parameter(torch.ones(()))}),
+            "dice: factor: got a tensor that requires grad",
+        ),
         (lambda: rp.Stage(float("nan"), focal={}), "weight: got nan, expected a finite number"),
         (lambda: rp.Stage(scale="1/8", focal={}), "scale: got '1/8', expected a number"),
         (lambda: rp.Stage(dice={"smooth": "1e-6"}), "smooth: got '1e-6', expected a number"),

@@ -128,3 +128,19 @@ def test_masked_arrays_are_refused() -> None:
     masked = np.ma.masked_array(np.zeros((1, 2, 3), np.float32), mask=True)
     with pytest.raises(TypeError, match="input: got MaskedArray"):
         rpn.cross_entropy(masked, np.zeros((1, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    "weight", [np.ones(3) * 1j, ["1", "2", "3"], np.zeros(3, "M8[s]"), np.ma.masked_array([1.0] * 3)]
+)
+def test_weights_that_are_no_numbers_are_refused(weight: Any) -> None:
+    logits, target = np.zeros((2, 3, 4), np.float32), np.zeros((2, 4), np.uint8)
+    with pytest.raises(TypeError, match=r"(?s)weight: got .*, expected one number for each class"):
+        rp.numpy.cross_entropy(logits, target, weight=weight)
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, "M8[s]", object, "U1"])
+def test_soft_targets_that_are_no_numbers_are_refused(dtype: Any) -> None:
+    logits = np.zeros((2, 3, 4), np.float32)
+    with pytest.raises(TypeError, match=r"target: got .*, expected numbers, one for each class"):
+        rp.numpy.dice_loss(logits, np.zeros((2, 3, 4), dtype))

@@ -256,6 +256,25 @@ def test_gradient_map_names_bad_input(gradients, message):
         rp.plot.gradient_map(gradients, np.zeros((4, 5), np.uint8))
 
 
+def test_gradient_map_takes_every_dense_tensor():
+    torch = pytest.importorskip("torch")
+    truth = np.zeros((16, 16), np.uint8)
+    gradient = torch.randn(5, 16, 16, generator=torch.Generator().manual_seed(0))
+    negative = torch.complex(torch.zeros_like(gradient), gradient).conj().imag
+    rp.plot.gradient_map({"bfloat16": gradient.bfloat16(), "negative": negative}, truth)
+    for wrong in (gradient.to_sparse(), gradient.to("meta")):
+        with pytest.raises(TypeError, match=r"gradients\['wrong'\]: got a torch.s.* tensor on .*, expected a dense"):
+            rp.plot.gradient_map({"wrong": wrong}, truth)
+    with pytest.raises(TypeError, match="truth: got MaskedArray, expected an array without a mask"):
+        rp.plot.gradient_map({"one": gradient}, np.ma.masked_array(truth))
+
+
+def test_loss_curves_of_negative_losses_stand_upright():
+    history = [{"epoch": epoch, "train_loss": -float(epoch)} for epoch in range(3)]
+    bottom, top = rp.plot.loss_curves(history).axes[0].get_ylim()
+    assert bottom < -2 < top
+
+
 def test_gradient_map_takes_no_gradients_without_names():
     with pytest.raises(TypeError, match=r"gradients: got list, expected a mapping from the name of each loss"):
         rp.plot.gradient_map([np.ones((5, 4, 5))], np.zeros((4, 5), np.uint8))

@@ -34,8 +34,9 @@ def readable(name: str, array: Any, keep_device: bool = False) -> Any:
             raise TypeError(f"{name}: got a {array.layout} tensor on {array.device}, expected a dense tensor with data")
         array = array.detach() if keep_device else array.detach().cpu()
         return array.view(torch.uint8) if array.dtype == torch.bool else array
-    if not isinstance(array, np.ndarray):
-        raise TypeError(f"{name}: got {type(array).__name__}, expected a torch tensor or a NumPy array")
+    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+        expected = "a torch tensor or a NumPy array (use ignore_index to mask)"
+        raise TypeError(f"{name}: got {type(array).__name__}, expected {expected}")
     if array.dtype == np.bool_:
         return array.view(np.uint8)
     return array if array.flags.aligned else array.copy()

@@ -11,6 +11,7 @@ from torch._C import _functorch
 from torch.compiler import is_compiling
 
 from . import _tensors
+from ._types import ClassWeights
 from .options import Options
 
 _LOGITS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -18,7 +19,12 @@ _LABELS = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
 def check_shapes(
-    input: Tensor, target: Tensor, weight: Tensor | None, dice_weight: Tensor | None, options: Options
+    input: Tensor,
+    target: Tensor,
+    weight: ClassWeights,
+    dice_weight: ClassWeights,
+    options: Options,
+    weight_names: tuple[str, str] | None = None,
 ) -> None:
     """All that shapes and types tell."""
     _tensors.expect_logits(input)
@@ -47,10 +53,10 @@ def check_shapes(
         )
     if not soft and target.dtype not in _LABELS:
         raise TypeError(f"target: got {target.dtype}, expected uint8, int16, int32 or int64 class indices")
-    for name, weights in zip(_weight_names(options), (weight, dice_weight), strict=True):
-        if weights is not None and weights.shape[0] != input.shape[1]:
+    for name, weights in zip(weight_names or _weight_names(options), (weight, dice_weight), strict=True):
+        if weights is not None and len(weights) != input.shape[1]:
             raise ValueError(
-                f"{name}: got {weights.shape[0]} values, expected {input.shape[1]} values, one for each class of input"
+                f"{name}: got {len(weights)} values, expected {input.shape[1]} values, one for each class of input"
             )
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-from . import options
+from . import _checks, options
 from ._arguments import integer, number
 from ._types import ClassWeights
 from .ops import Sync, Term, losses
@@ -52,11 +52,15 @@ class Stage:
     dice: Mapping[str, Any] | None = None
     scale: float | None = None
     tversky: Mapping[str, Any] | None = None
-    _options: Options = field(init=False, repr=False, compare=False)
-    _weights: tuple[ClassWeights, ClassWeights] = field(init=False, repr=False, compare=False)
-    _terms: dict[tuple[int, str, bool, int], Term] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    if TYPE_CHECKING:  # no fields: dataclasses.asdict gives what `of` takes
+        _options: Options = field(init=False)
+        _weights: tuple[ClassWeights, ClassWeights] = field(init=False)
+        _weight_names: tuple[str, str] = field(init=False)
+        _terms: dict[tuple[int, str, bool, int], Term] = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "weight", options.plain("weight", self.weight))
         if self.cross_entropy is not None and self.focal is not None:
             raise ValueError("Stage: got cross_entropy and focal, expected one of them at most")
         if self.dice is not None and self.tversky is not None:
@@ -69,18 +73,21 @@ class Stage:
         if self.scale is not None and not self.scale > 0:
             raise ValueError(f"scale: got {self.scale}, expected a number above 0")
         pixel = Options()
+        pixel_name = region_name = ""
         pixel_weight: ClassWeights = None
         region_weight: ClassWeights = None
         if self.cross_entropy is not None:
             term = _term("cross_entropy", self.cross_entropy, ("weight", "label_smoothing", "reduction"))
             pixel = options.cross_entropy(-100, term.get("reduction", "mean"), term.get("label_smoothing", 0.0))
             pixel, pixel_weight = pixel._replace(lambda_pixel=self.weight * term["factor"]), term.get("weight")
+            pixel_name = "cross_entropy: weight"
         if self.focal is not None:
             term = _term("focal", self.focal, ("alpha", "gamma", "pt", "reduction"))
             pixel = options.focal_loss(
                 term.get("gamma", 2.0), -100, term.get("reduction", "mean"), term.get("pt", "softmax")
             )
             pixel, pixel_weight = pixel._replace(lambda_pixel=self.weight * term["factor"]), term.get("alpha")
+            pixel_name = "focal: alpha"
         names: tuple[str, ...] = ("smooth", "average", "per_sample", "include_background", "absent", "weight")
         for kind, arguments in (("dice", self.dice), ("tversky", self.tversky)):
             if arguments is not None:
@@ -88,13 +95,16 @@ class Stage:
                 if kind == "tversky":
                     defaults, names = defaults._replace(average="macro"), ("alpha", "beta", *names)
                 term = _term(kind, arguments, names)
-                region_weight = term.pop("weight", None)
+                region_weight, region_name = term.pop("weight", None), f"{kind}: weight"
                 factor = self.weight * term.pop("factor")
+                term = {name: options.plain(name, value) for name, value in term.items()}
                 pixel = options.combined(pixel, defaults._replace(**term), pixel.lambda_pixel, factor)
         if pixel.reduction == "none":
             raise ValueError('reduction: got "none", expected "mean" or "sum": the stages are added up')
         object.__setattr__(self, "_options", pixel)
         object.__setattr__(self, "_weights", (_listed(pixel_weight), _listed(region_weight)))
+        object.__setattr__(self, "_weight_names", (pixel_name, region_name))
+        object.__setattr__(self, "_terms", {})
         options.spec(pixel)  # checks the numbers
 
     @classmethod
@@ -105,7 +115,7 @@ class Stage:
         if not isinstance(config, Mapping):
             raise TypeError(f"stages: got {config!r}, expected a Stage or a dict of its arguments")
         known = ("weight", "cross_entropy", "focal", "dice", "scale", "tversky")
-        unknown = sorted(set(config) - set(known))
+        unknown = sorted(map(str, set(config) - set(known)))  # YAML's "on" is True
         if unknown:
             raise ValueError(f"stages: got {', '.join(unknown)}, expected some of {', '.join(known)}")
         return cls(**config)
@@ -118,7 +128,8 @@ class Stage:
             chosen = self._options._replace(
                 target_mode=target_mode, align_corners=align_corners, ignore_index=ignore_index
             )
-            names = (f"inputs[{index}]: weight", f"inputs[{index}]: dice weight")
+            pixel_name, region_name = self._weight_names
+            names = (f"inputs[{index}]: {pixel_name}", f"inputs[{index}]: {region_name}")
             term = Term(chosen, *self._weights, names)
             if not is_compiling():
                 self._terms[key] = term
@@ -150,10 +161,11 @@ def _as_stages(stages: Sequence[Stage | Mapping[str, Any]]) -> tuple[Stage, ...]
 def _term(name: str, arguments: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
     if not isinstance(arguments, Mapping):
         raise TypeError(f"{name}: got {arguments!r}, expected a dict of its arguments")
-    unknown = sorted(set(arguments) - {*known, "factor"})
+    unknown = sorted(map(str, set(arguments) - {*known, "factor"}))
     if unknown:
         raise ValueError(f"{name}: got {', '.join(unknown)}, expected some of {', '.join((*known, 'factor'))}")
-    return {"factor": 1.0, **arguments}
+    factor = options.plain(f"{name}: factor", arguments.get("factor", 1.0))
+    return {**arguments, "factor": number(f"{name}: factor", factor)}
 
 
 # Deep supervision as in the course: lambda 0.4, 0.6 and 1.
@@ -257,15 +269,36 @@ def multi_scale_loss(
             raise TypeError(f"inputs[{index}]: got {type(input).__name__}, expected a torch.Tensor")
         stage._check_scale(index, input, target)
     terms = [stage._as_term(i, target_mode, align_corners, ignore_index) for i, stage in enumerate(chosen)]
-    # The larger maps first: labels that all maps read are made with them. The order, and with it that of sums over
-    # ranks, depends on sizes alone. By comparisons: a trace, in which sizes may be symbols, cannot sort by them.
-    order: list[int] = []
-    for index, input in enumerate(inputs):
-        order.insert(sum(inputs[other].numel() >= input.numel() for other in order), index)
-    total, parts = losses([inputs[i] for i in order], target, [terms[i] for i in order], sync, return_stages)
+    # The larger maps first: labels that all maps read are made with them. Over ranks as they are given: all ranks must
+    # have the same order, and one without samples has no sizes.
+    order = _by_size(inputs) if sync is False else list(range(len(inputs)))
+    try:
+        total, parts = losses([inputs[i] for i in order], target, [terms[i] for i in order], sync, return_stages)
+    except (TypeError, ValueError) as error:
+        if not str(error).startswith("inputs["):
+            _check_maps(inputs, target, chosen, terms)
+        raise
     if parts is None:
         return total
     return total, parts[[order.index(index) for index in range(len(order))]]
+
+
+def _by_size(inputs: Sequence[Tensor]) -> list[int]:
+    """The indices of the maps, the largest first."""
+    # By comparisons: a trace, in which sizes may be symbols, cannot sort by them.
+    order: list[int] = []
+    for index, input in enumerate(inputs):
+        order.insert(sum(inputs[other].numel() >= input.numel() for other in order), index)
+    return order
+
+
+def _check_maps(inputs: Sequence[Tensor], target: Tensor, stages: Sequence[Stage], terms: Sequence[Term]) -> None:
+    """Says which of the maps a shape or a type is wrong in, after an error that does not."""
+    for index, (input, stage, term) in enumerate(zip(inputs, stages, terms, strict=True)):
+        try:
+            _checks.check_shapes(input, target, term.weight, term.dice_weight, term.options, stage._weight_names)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"inputs[{index}]: {error}") from None
 
 
 class MultiScaleLoss(nn.Module):
@@ -299,6 +332,8 @@ class MultiScaleLoss(nn.Module):
     @classmethod
     def halving(cls, n: int, **arguments: Any) -> MultiScaleLoss:
         """nnU-Net's scheme for n maps, the largest first: 1, 1/2, 1/4, ..., the last map off, normalised to a sum of 1.
+
+        That map has a weight of 0, and so has its gradient; nan or inf in it still makes the sum nan.
 
         `arguments` are a :class:`Stage`'s terms (default: focal and Dice) and this class's own arguments.
         """

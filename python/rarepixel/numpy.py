@@ -49,8 +49,12 @@ def _as_weight(argument: str, weight: Weight, classes: int) -> list[float] | Non
     if weight is None:
         return None
     try:
-        values = np.asarray(weight, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+        given = np.asarray(weight)
+        # What NumPy would make a number of: texts, dates, and complex numbers by half; and what a mask hides.
+        if given.dtype.kind in "SUcmM" or isinstance(weight, np.ma.MaskedArray):
+            raise TypeError(given.dtype)
+        values = given.astype(np.float64)
+    except (OverflowError, TypeError, ValueError) as error:
         raise TypeError(f"{argument}: got {weight!r}, expected one number for each class") from error
     if values.ndim != 1:
         raise ValueError(f"{argument}: got shape {list(values.shape)}, expected ({classes},), one value for each class")
@@ -79,6 +83,8 @@ def _loss(
     input = _foldable(input, 2)
     compute = np.float64 if input.dtype == np.float64 else np.float32
     soft = target.ndim == input.ndim
+    if soft and target.dtype.kind in "SUcmMO":
+        raise TypeError(f"target: got {target.dtype}, expected numbers, one for each class")
     target = _foldable(target.astype(compute, copy=False), 2) if soft else _foldable(target, 1)
     pixel_weight = _as_weight(weight_names[0], weight, input.shape[1])
     region_weight = _as_weight(weight_names[1], dice_weight, input.shape[1])

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._arrays import Array, is_tensor
+from ._arrays import Array, is_tensor, readable
 from .xbd import CLASS_COLORS, CLASS_NAMES, IGNORE_INDEX
 
 if TYPE_CHECKING:
@@ -212,7 +212,8 @@ def loss_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     figure = _figure(13 if scores else 7, 4)
     grid = figure.subplots(1, 2 if scores else 1, squeeze=False)[0]
     _lines(grid[0], columns, losses, "loss")
-    grid[0].set_ylim(bottom=0)
+    if not any(value < 0 for name in losses for value in columns[name]):
+        grid[0].set_ylim(bottom=0)
     if scores:
         _lines(grid[1], columns, scores, "validation score")
         grid[1].set_ylim(0, 1)
@@ -337,7 +338,12 @@ def _gradient_sizes(name: str, array: Array, size: tuple[int, ...]) -> NDArray[n
 
 def _numpy(name: str, array: Any) -> NDArray[Any]:
     """An array with something in it."""
-    values = np.asarray(array.detach().cpu() if is_tensor(array) else array)
+    if is_tensor(array):
+        array = readable(name, array).resolve_neg()
+        array = array.float() if str(array.dtype) == "torch.bfloat16" else array  # which NumPy does not have
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{name}: got {type(array).__name__}, expected an array without a mask")
+    values = np.asarray(array)
     if not values.size:
         raise ValueError(f"{name}: got shape {values.shape}, expected at least one element")
     return values

@@ -376,3 +376,10 @@ def test_more_classes_than_there_is_memory_for() -> None:
     assert done.stdout == (
         "num_classes: got 30000, expected fewer classes: there is no memory for a count of each pair of them\n"
     )
+
+
+def test_masked_arrays_are_refused() -> None:
+    target = np.ma.masked_array([[1, 1, 0, 0]], mask=[[0, 0, 1, 1]])
+    matrix = rp.metrics.ConfusionMatrix(2)
+    with pytest.raises(TypeError, match=r"target: got MaskedArray, expected .* \(use ignore_index to mask\)"):
+        matrix.update(np.array([[1, 1, 1, 1]]), target)
