@@ -185,7 +185,12 @@ def test_large_batches_on_several_threads(name: str, precision: Precision, layou
         chosen["average"] = "macro"
     if name == "tversky_loss":
         chosen = {"alpha": 0.3, "beta": 0.7}
-    compare(name, precision, logits, labels, layout, chosen)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        compare(name, precision, logits, labels, layout, chosen)
+    finally:
+        torch.set_num_threads(before)
 
 
 @settings(max_examples=60, deadline=None)
