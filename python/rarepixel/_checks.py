@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch._C import _functorch
 from torch.compiler import is_compiling
@@ -58,6 +60,28 @@ def check_shapes(
             raise ValueError(
                 f"{name}: got {len(weights)} values, expected {input.shape[1]} values, one for each class of input"
             )
+
+
+def weight_values(
+    argument: str, weight: Sequence[float] | NDArray[Any], dtype: torch.dtype, device: str | None = None
+) -> Tensor:
+    """Weights that are no tensor as one."""
+    try:
+        # As a list, since torch refuses arrays whose strides are negative; a trace cannot make one.
+        listed = weight.tolist() if hasattr(weight, "tolist") and not is_compiling() else weight
+        return torch.as_tensor(listed, dtype=dtype, device=device)
+    except (OverflowError, RuntimeError, TypeError, ValueError) as error:
+        raise TypeError(f"{argument}: got {weight!r}, expected one number for each class") from error
+
+
+def check_constant(argument: str, weight: Tensor) -> None:
+    """That weights are real numbers, which get no gradient."""
+    if weight.is_complex():
+        raise TypeError(f"{argument}: got {weight.dtype}, expected one number for each class")
+    if weight.requires_grad:
+        raise ValueError(
+            f"{argument}: got a tensor that requires grad, expected constants: the losses give no gradient for it"
+        )
 
 
 def check_weight(argument: str, values: Sequence[float]) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from . import functional
+from ._checks import check_constant, weight_values
 from ._types import ClassWeights
 from .ops import Sync
 
@@ -19,20 +20,10 @@ def _as_buffer(argument: str, weight: ClassWeights) -> Tensor | None:
     if weight is None:
         return None
     if not isinstance(weight, Tensor):
-        try:
-            # As a list, since torch refuses arrays whose strides are negative.
-            listed = weight.tolist() if hasattr(weight, "tolist") else weight
-            weight = torch.tensor(listed, dtype=torch.float32)
-        except (OverflowError, RuntimeError, TypeError, ValueError) as error:
-            raise TypeError(f"{argument}: got {weight!r}, expected one number for each class") from error
+        weight = weight_values(argument, weight, torch.float32)
     if weight.ndim != 1:
         raise ValueError(f"{argument}: got shape {list(weight.shape)}, expected (C,), one value for each class")
-    if weight.is_complex():
-        raise TypeError(f"{argument}: got {weight.dtype}, expected one number for each class")
-    if weight.requires_grad:
-        raise ValueError(
-            f"{argument}: got a tensor that requires grad, expected constants: the losses give no gradient for it"
-        )
+    check_constant(argument, weight)
     return weight
 
 

@@ -64,12 +64,7 @@ def _is_eager(input: Tensor) -> bool:
 
 def _as_weight(argument: str, weight: Tensor | Sequence[float] | NDArray[Any], input: Tensor) -> Tensor:
     if not isinstance(weight, Tensor):
-        try:
-            # As a list, since torch refuses arrays whose strides are negative.
-            listed = weight.tolist() if hasattr(weight, "tolist") and not is_compiling() else weight
-            values = torch.as_tensor(listed, dtype=torch.float64, device="cpu")
-        except (OverflowError, RuntimeError, TypeError, ValueError) as error:
-            raise TypeError(f"{argument}: got {weight!r}, expected one number for each class") from error
+        values = _checks.weight_values(argument, weight, torch.float64, "cpu")
         if _tensors.on_cuda(input) and values.ndim == 1 and _is_eager(input):
             numbers = tuple(values.tolist())
             _checks.check_weight(argument, numbers)
@@ -82,12 +77,7 @@ def _as_weight(argument: str, weight: Tensor | Sequence[float] | NDArray[Any], i
         raise ValueError(
             f"{argument}: got shape {list(weight.shape)}, expected ({input.shape[1]},), one value for each class"
         )
-    if weight.is_complex():
-        raise TypeError(f"{argument}: got {weight.dtype}, expected one number for each class")
-    if weight.requires_grad:
-        raise ValueError(
-            f"{argument}: got a tensor that requires grad, expected constants: the losses give no gradient for it"
-        )
+    _checks.check_constant(argument, weight)
     if weight.device != input.device:
         raise ValueError(f"{argument}: got a tensor on {weight.device}, expected {input.device}, where input is")
     return weight
