@@ -224,7 +224,11 @@ class ConfusionMatrix:
     @overload
     def precision(self, average: Literal["macro"]) -> float: ...
     def precision(self, average: Literal["macro"] | None = None) -> NDArray[np.float64] | float:
-        """Share of the pixels predicted as a class that are of it, (C,), or the mean."""
+        """Share of the pixels predicted as a class that are of it, (C,), or the mean.
+
+        The mean leaves out classes that were never predicted, so that a model which predicts nothing but background
+        has a high one; torchmetrics counts such classes as 0 where they are in the target.
+        """
         right, predicted, _ = self._sums()
         return _averaged(_ratio(right, predicted), average)
 
@@ -233,7 +237,10 @@ class ConfusionMatrix:
     @overload
     def recall(self, average: Literal["macro"]) -> float: ...
     def recall(self, average: Literal["macro"] | None = None) -> NDArray[np.float64] | float:
-        """Share of the pixels of a class that are predicted as it, (C,), or the mean."""
+        """Share of the pixels of a class that are predicted as it, (C,), or the mean.
+
+        The mean leaves out classes that are not in the target; torchmetrics counts them as 0 where they were predicted.
+        """
         right, _, support = self._sums()
         return _averaged(_ratio(right, support), average)
 
