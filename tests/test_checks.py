@@ -154,3 +154,82 @@ def test_export_checks_options_and_shapes() -> None:
     logits, target = batch()
     with pytest.raises(Exception, match="label_smoothing: got 7"):
         torch.export.export(Step(), (logits, target))
+
+
+@pytest.mark.parametrize("loss", ALL)
+def test_transforms_that_trace_take_the_loss(loss: Loss) -> None:
+    """Nothing is read from tensors that have nothing to read."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    logits, target = batch()
+
+    def by_logits(z: torch.Tensor) -> torch.Tensor:
+        return loss(z, target)
+
+    expected = torch.func.grad(by_logits)(logits)
+    value, tangent_of = torch.func.linearize(by_logits, logits)
+    torch.testing.assert_close(value, loss(logits, target))
+    torch.testing.assert_close(tangent_of(torch.ones_like(logits)), expected.sum(), atol=1e-6, rtol=1e-5)
+    for mode in ("real", "fake"):
+        graph = make_fx(torch.func.grad(lambda z, y: loss(z, y)), tracing_mode=mode)(logits, target)
+        torch.testing.assert_close(graph(logits, target), expected)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert torch.func.grad(by_logits)(torch.empty(logits.shape)).shape == logits.shape
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.jit is deprecated
+@pytest.mark.parametrize("loss", [rp.dice_loss, rp.tversky_loss])
+def test_shares_of_whole_numbers_are_no_labels(loss: Loss) -> None:
+    logits, target = batch()
+    shares = torch.nn.functional.one_hot(target, 4).movedim(-1, 1) * 7
+    expected = loss(logits, shares)
+    assert expected.isfinite()
+    value, _ = torch.func.jvp(lambda z: loss(z, shares), (logits,), (logits,))
+    torch.testing.assert_close(value, expected)
+    traced = torch.jit.trace(lambda z, y: loss(z, y), (logits, shares), check_trace=False)
+    torch.testing.assert_close(traced(logits, shares), expected)
+
+
+def test_weights_under_vmap() -> None:
+    logits, target = batch()
+    weights = torch.tensor([[1.0, 2.0, 3.0, 4.0], [0.5, 0.0, 1.0, 2.0]])
+    got = torch.vmap(lambda weight: rp.cross_entropy(logits, target, weight=weight))(weights)
+    torch.testing.assert_close(got, torch.stack([rp.cross_entropy(logits, target, weight) for weight in weights]))
+
+
+class Masked(torch.nn.Module):
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return rp.cross_entropy(logits.movedim(1, -1)[target != 2], target[target != 2])
+
+
+def test_sizes_that_a_trace_does_not_know() -> None:
+    logits, target = batch()
+    program = torch.export.export(Masked(), (logits, target))
+    for shift in (0, 1):
+        shifted = (target + shift) % 4
+        torch.testing.assert_close(program.module()(logits, shifted), Masked()(logits, shifted))
+
+
+class Upsampled(torch.nn.Module):
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return rp.cross_entropy(logits, target, upsample=True)
+
+
+def test_sizes_may_be_equal_after_an_export_with_others() -> None:
+    from torch.export import Dim
+
+    generator = torch.Generator().manual_seed(0)
+    logits, target = torch.randn(2, 4, 8, 8, generator=generator), torch.zeros(2, 32, 32, dtype=torch.long)
+    sizes = ({2: Dim("h"), 3: Dim("w")}, {1: Dim("H"), 2: Dim("W")})
+    program = torch.export.export(Upsampled(), (logits, target), dynamic_shapes=sizes)
+    logits, target = torch.randn(2, 4, 16, 8, generator=generator), torch.zeros(2, 16, 24, dtype=torch.long)
+    torch.testing.assert_close(program.module()(logits, target), Upsampled()(logits, target))
+
+
+@pytest.mark.parametrize("factor", [True, 2, 1e39])
+def test_factors_of_terms_are_what_they_are_elsewhere(factor: float) -> None:
+    logits, target = batch()
+    options = {"lambda_focal": factor, "lambda_dice": 0.5}
+    value, _ = torch.func.jvp(lambda z: rp.dice_focal_loss(z, target, **options), (logits,), (logits,))
+    torch.testing.assert_close(value, rp.dice_focal_loss(logits, target, **options))

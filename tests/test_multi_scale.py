@@ -211,6 +211,19 @@ def test_numbers_of_stages_are_those_they_were_made_with() -> None:
     assert torch.equal(rp.multi_scale_loss(maps, TARGET, [stage]), rp.multi_scale_loss(maps, TARGET, [expected]))
 
 
+def test_ignore_index_is_read_at_each_call() -> None:
+    ignore_index, stage = torch.tensor(255), rp.Stage(cross_entropy={})
+    target = TARGET.clone()
+    target[0, :8] = 1
+    maps = [torch.arange(48.0).reshape(1, 3, 4, 4)]
+    for number in (255, 1, 0):
+        ignore_index.fill_(number)
+        expected = rp.multi_scale_loss(maps, target, [rp.Stage(cross_entropy={})], ignore_index=number)
+        assert torch.equal(rp.multi_scale_loss(maps, target, [stage], ignore_index=ignore_index), expected)
+        assert torch.equal(rp.multi_scale_loss(maps, target, [stage], ignore_index=np.array(number)), expected)
+    assert len(stage._terms) == 3
+
+
 def test_a_stage_as_a_dict_is_taken_again() -> None:
     stage = rp.Stage(0.6, focal={"gamma": 1.0}, dice={"average": "macro"}, scale=0.25)
     assert rp.Stage.of(dataclasses.asdict(stage)) == stage
@@ -224,6 +237,8 @@ def test_a_stage_as_a_dict_is_taken_again() -> None:
         ({"focal": {}, "dice": {"weight": [1, 2]}}, None, r"inputs\[1\]: dice: weight: got 2 values, expected 3"),
         ({"tversky": {"weight": [1, 2]}}, None, r"inputs\[1\]: tversky: weight: got 2 values, expected 3 values"),
         ({"focal": {"alpha": torch.ones(1, 3)}}, None, r"inputs\[1\]: focal: alpha: got shape \[1, 3\], expected"),
+        ({"focal": {}, "dice": {"weight": [1, 2, -3]}}, None, r"inputs\[1\]: dice: weight: got -3 for class 2"),
+        ({"focal": {"alpha": np.array([1, np.nan, 3])}}, None, r"inputs\[1\]: focal: alpha: got nan for class 1"),
         ({"dice": {}}, lambda z: z.repeat(2, 1, 1, 1), r"inputs\[1\]: target: got 1 samples, expected 2"),
         ({"dice": {}}, lambda z: z[:, 0], r"inputs\[1\]: input: got shape .*, expected \(N, C, height, width\)"),
         ({"dice": {}}, lambda z: z.int(), r"inputs\[1\]: input: got torch.int32, expected float32"),

@@ -139,6 +139,16 @@ def test_weights_that_are_no_numbers_are_refused(weight: Any) -> None:
         rp.numpy.cross_entropy(logits, target, weight=weight)
 
 
+def test_weights_that_are_tensors_or_objects() -> None:
+    torch = pytest.importorskip("torch")
+    logits, target = np.zeros((2, 3, 4), np.float32), np.zeros((2, 4), np.uint8)
+    expected = rp.numpy.cross_entropy(logits, target, weight=[1.0, 2.0, 3.0])[0]
+    for weight in (torch.tensor([1.0, 2.0, 3.0], requires_grad=True), np.array([1, 2, 3], dtype=object)):
+        assert rp.numpy.cross_entropy(logits, target, weight=weight)[0] == expected
+    with pytest.raises(TypeError, match="weight: got array"):
+        rp.numpy.cross_entropy(logits, target, weight=np.array(["1", "2", "3"], dtype=object))
+
+
 @pytest.mark.parametrize("dtype", [np.complex64, "M8[s]", object, "U1"])
 def test_soft_targets_that_are_no_numbers_are_refused(dtype: Any) -> None:
     logits = np.zeros((2, 3, 4), np.float32)

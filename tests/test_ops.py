@@ -11,6 +11,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -711,9 +712,27 @@ def test_options_that_are_tensors_or_arrays_are_read_at_each_call(
     learned = torch.nn.Parameter(torch.tensor(float(values[0])))
     with pytest.raises(ValueError, match=f"{name}: got a tensor that requires grad, expected a constant"):
         loss_fn(logits, target, **{name: learned})
+    with pytest.raises(ValueError, match=f"{name}: got a tensor that requires grad, expected a constant"):
+        torch.func.jvp(
+            lambda option: loss_fn(logits, target, **{name: option}),
+            (torch.tensor(float(values[0])),),
+            (torch.ones(()),),
+        )
+    for wrong in (np.ma.masked, np.ma.masked_array(1.0, mask=True), values[0] + 0j, torch.tensor(values[0] + 0j)):
+        loss_fn(logits, target, **{name: values[0]})
+        with pytest.raises(TypeError, match=rf"(?s){name}: got .*, expected a number"):
+            loss_fn(logits, target, **{name: wrong})
     for wrong in (torch.tensor([1.0, 2.0]), np.array([1.0, 2.0]), torch.zeros((), device="meta")):
         with pytest.raises(TypeError, match=rf"{name}: got (tensor|array)\(.*, expected one value"):
             loss_fn(logits, target, **{name: wrong})
+
+
+@pytest.mark.parametrize("yes", [True, 1, 1.0, np.True_, torch.tensor(True)])
+def test_upsample_is_also_1(yes: object) -> None:
+    logits, target = batch()
+    larger = target.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    got = rp.cross_entropy(logits, larger, upsample=yes, align_corners=yes)
+    assert torch.equal(got, rp.cross_entropy(logits, larger, upsample=True, align_corners=True))
 
 
 @pytest.mark.parametrize("name", ["upsample", "align_corners"])
@@ -804,6 +823,20 @@ def test_weights_too_small_for_the_type_count_nothing() -> None:
         loss = rp.cross_entropy(logits, target, weight=weight)
         assert loss == 0
         assert (gradient_of(loss, logits) == 0).all()
+
+
+def test_sync_with_a_group_of_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    distributed = torch.distributed
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        logits, target = batch()
+        assert torch.equal(rp.dice_loss(logits, target, sync=distributed.group.WORLD), rp.dice_loss(logits, target))
+        monkeypatch.setattr(distributed, "get_rank", lambda group: -1)
+        with pytest.raises(ValueError, match="sync: got a group that this process is not in"):
+            rp.dice_loss(logits, target, sync=distributed.group.WORLD)
+    finally:
+        monkeypatch.undo()
+        distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("sync", [None, 0, 1, "no", object()])

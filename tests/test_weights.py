@@ -50,7 +50,6 @@ def test_inverse_frequency_balances_the_classes() -> None:
         ([0, 0], {}, "counts: got .*, expected a pixel of at least one class"),
         ([1, 2], {"beta": 1.0}, r"beta: got 1.0, expected a number in \(0, 1\)"),
         ([1, 2], {"method": ["inverse"]}, r"method: got \['inverse'\], expected one of 'inverse_frequency'"),
-        (np.ma.masked_array([1, 2], [False, True]), {}, "counts: got masked_array.*, expected one finite number"),
         ([1e-320, 1], {}, r"counts: got \[1e-320, 1\], expected numbers near enough to each other for finite weights"),
     ],
 )
@@ -71,6 +70,7 @@ def test_bad_input(counts: Any, options: Any, message: str) -> None:
         [10**400, 1],
         np.array(["2020"], "M8[Y]"),
         torch.ones(2, device="meta"),
+        np.ma.masked_array([1, 2], [False, True]),
     ],
 )
 def test_counts_that_are_no_numbers(counts: Any) -> None:

@@ -3,8 +3,28 @@
 from __future__ import annotations
 
 import operator
+import sys
 
 import numpy as np
+from numpy.typing import NDArray
+
+
+def is_tensor(value: object) -> bool:
+    """Whether it is a tensor of torch, which can only come from a torch that is imported already."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def doubles(argument: str, values: object, expected: str) -> NDArray[np.float64]:
+    """Numbers, in an array. NumPy would also read texts and dates, halve complex numbers, and look under masks."""
+    try:
+        # As a list, which a tensor gives on any device, and if it requires grad.
+        array = np.asarray(values.tolist() if hasattr(values, "tolist") else values)
+        if array.dtype.kind not in "SUcmM" and not isinstance(values, np.ma.MaskedArray):
+            return array.astype(np.float64)
+    except (OverflowError, RuntimeError, TypeError, ValueError):
+        pass
+    raise TypeError(f"{argument}: got {values!r}, expected {expected}")
 
 
 def whole_number(argument: str, value: object) -> int:

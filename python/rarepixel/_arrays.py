@@ -9,17 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core, numpy
+from ._arguments import is_tensor
 
 if TYPE_CHECKING:
     import torch
 
 Array: TypeAlias = "torch.Tensor | NDArray[Any]"
-
-
-def is_tensor(array: object) -> bool:
-    """Whether it is a tensor of torch, which can only come from a torch that is imported already."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(array, torch.Tensor)
 
 
 def readable(name: str, array: Any, keep_device: bool = False) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor
 
-from . import _core, _cuda, _memory, _tensors
+from . import _checks, _core, _cuda, _memory, _tensors
 from ._tensors import compute_dtype, foldable, memory_format, prepared
 from .options import Options, spec
 
@@ -29,11 +29,12 @@ class Call:
     No tensor of the user's, nor the loss: autograd keeps this as long as the loss.
     """
 
-    __slots__ = ("dice_weight", "gradient", "kept", "labels", "options", "scale", "spec", "sums", "weight")
+    __slots__ = ("dice_weight", "gradient", "kept", "labels", "options", "scale", "spec", "sums", "version", "weight")
 
     def __init__(self, weight: Weight, dice_weight: Weight, options: Options) -> None:
         self.weight, self.dice_weight, self.options = weight, dice_weight, options
         self.spec = spec(options)
+        self.version = _version(weight)
         # The gradient of a loss of one pass, for an incoming gradient of `scale`; of another one, the memory for it,
         # where a softmax may be `kept`.
         self.gradient: Tensor | None = None
@@ -41,6 +42,11 @@ class Call:
         self.sums: Sums = None
         # On the CPU, of the target.
         self.labels: _core.Labels | None = None
+
+
+def _version(weight: Weight) -> int | None:
+    """How often a tensor has been changed in place: the second pass on CUDA reads the one that the first read."""
+    return None if not isinstance(weight, Tensor) or weight.is_inference() else weight._version
 
 
 def constants(weight: Tensor | None, input: Tensor) -> Weight:
@@ -82,7 +88,7 @@ def forward(call: Call, input: Tensor, target: Tensor, known: _core.Labels | Non
     """
     if _tensors.on_cuda(input):
         if _cuda.debugging() and target.ndim < input.ndim:
-            _cuda.check_labels(target, input.shape[1], call.options.ignore_index)
+            _checks.check_labels(target, input.shape[1], call.options.ignore_index)
         loss = empty_loss(input, target, call.options)
         call.sums = torch.empty(sums_tensor_shape(input, call.options), dtype=torch.float64, device=input.device)
         _cuda.forward(call.spec, input, target, call.weight, call.dice_weight, loss, call.sums)
@@ -135,6 +141,11 @@ def backward(call: Call, input: Tensor, target: Tensor, grad_output: Tensor, gra
     grad_output = foldable(grad_output, 1)
     if _tensors.on_cuda(input):
         grad_output = grad_output.to(compute_dtype(input))
+        if _version(call.weight) != call.version:
+            raise RuntimeError(
+                "class weights of a loss, which its gradient needs, have been modified by an inplace operation: "
+                f"they are at version {_version(call.weight)}, expected version {call.version}"
+            )
         upsampled = call.options.target_mode == "upsample_logits"
         _cuda.backward(call.spec, grad_output, input, target, call.weight, call.sums, gradient, upsampled)
         return gradient
@@ -185,7 +196,7 @@ def resized(
     if _tensors.on_cuda(input):
         classes = input.shape[1]
         if _cuda.debugging():
-            _cuda.check_labels(target, classes, ignore_index)
+            _checks.check_labels(target, classes, ignore_index)
         counts = _cuda.class_counts(target, classes, ignore_index) if majority else None
         if counts is not None and add_up is not None:
             add_up(counts)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch._C import _functorch
 from torch.compiler import is_compiling
@@ -32,23 +31,24 @@ def check_shapes(
     _tensors.expect_logits(input)
     if input.dtype not in _LOGITS:
         raise TypeError(f"input: got {input.dtype}, expected float32, float64, float16 or bfloat16")
-    if input.shape[1] == 0:
+    if _holds(input.shape[1] == 0):
         raise ValueError("input: got 0 classes, expected at least 1 class in dimension 1")
     soft = target.ndim == input.ndim and options.pixel == "none"
     indices = [input.shape[0], *input.shape[2:]]
     expected = list(input.shape) if soft else indices
-    if options.target_mode == "exact" and list(target.shape) != expected:
+    if options.target_mode == "exact" and _differ(target.shape, expected):
         raise ValueError(
             f"target: got shape {list(target.shape)}, expected {expected}: "
             "(N, *spatial) for an input of (N, C, *spatial)"
         )
-    if target.shape[:1] != input.shape[:1]:
+    if _differ(target.shape[:1], input.shape[:1]):
         raise ValueError(f"target: got {target.shape[0]} samples, expected {input.shape[0]}, as input has")
-    if list(target.shape) != expected and input.ndim != 4:
+    # The rank first: a trace, in which sizes may be symbols, is not to ask whether they are equal.
+    if input.ndim != 4 and _differ(target.shape, expected):
         raise ValueError(
             f"input: got shape {list(input.shape)}, expected (N, C, height, width) where target has another size"
         )
-    if list(target.shape) != expected and target.ndim != 3:
+    if target.ndim != 3 and _differ(target.shape, expected):
         raise ValueError(
             f"target: got shape {list(target.shape)}, expected (N, height, width) class indices where its size is not "
             "that of input"
@@ -56,22 +56,25 @@ def check_shapes(
     if not soft and target.dtype not in _LABELS:
         raise TypeError(f"target: got {target.dtype}, expected uint8, int16, int32 or int64 class indices")
     for name, weights in zip(weight_names or _weight_names(options), (weight, dice_weight), strict=True):
-        if weights is not None and len(weights) != input.shape[1]:
+        if weights is not None and _holds(len(weights) != input.shape[1]):
             raise ValueError(
                 f"{name}: got {len(weights)} values, expected {input.shape[1]} values, one for each class of input"
             )
 
 
-def weight_values(
-    argument: str, weight: Sequence[float] | NDArray[Any], dtype: torch.dtype, device: str | None = None
-) -> Tensor:
-    """Weights that are no tensor as one."""
-    try:
-        # As a list, since torch refuses arrays whose strides are negative; a trace cannot make one.
-        listed = weight.tolist() if hasattr(weight, "tolist") and not is_compiling() else weight
-        return torch.as_tensor(listed, dtype=dtype, device=device)
-    except (OverflowError, RuntimeError, TypeError, ValueError) as error:
-        raise TypeError(f"{argument}: got {weight!r}, expected one number for each class") from error
+def _differ(sizes: Sequence[Any], expected: Sequence[Any]) -> bool:
+    return len(sizes) != len(expected) or any(_holds(a != b) for a, b in zip(sizes, expected, strict=True))
+
+
+def _holds(condition: Any) -> bool:
+    """A condition on sizes; where a trace cannot know, it is left to the kernels."""
+    if not isinstance(condition, torch.SymBool):
+        return bool(condition)
+    from torch.fx.experimental import symbolic_shapes
+
+    # Newer versions of torch have the first, older ones the second.
+    known = getattr(symbolic_shapes, "guard_or_false", getattr(symbolic_shapes, "definitely_true", bool))
+    return bool(known(condition))
 
 
 def check_constant(argument: str, weight: Tensor) -> None:
@@ -95,25 +98,34 @@ def check_values(
     input: Tensor, target: Tensor, weight: Tensor | None, dice_weight: Tensor | None, options: Options
 ) -> Tensor | None:
     """Weights and labels, where they are seen without waiting; else, for the loss, nan where a label is no class."""
-    visible = target.is_cpu and not is_compiling() and not torch._C._is_tracing()
+    traced = is_compiling() or torch._C._is_tracing() or torch._C._len_torch_dispatch_stack()
+    visible = target.is_cpu and not traced
     if visible:
         for name, weights in zip(_weight_names(options), (weight, dice_weight), strict=True):
             if weights is not None and (values := _unwrapped(weights)).ndim == 1:
                 check_weight(name, values.tolist())
-    if target.is_floating_point():
+    if target.ndim == input.ndim and options.pixel == "none":  # shares of classes
         return None
-    labels = (_unwrapped(target) if visible else target).long()
-    classes, ignore_index = input.shape[1], options.ignore_index
-    wrong = (labels != ignore_index) & ((labels < 0) | (labels >= classes))
-    if not visible:
-        return torch.where(wrong.any(), torch.nan, 0.0)
+    if visible:
+        check_labels(_unwrapped(target), input.shape[1], options.ignore_index)
+        return None
+    return torch.where(_wrong(target.long(), input.shape[1], options.ignore_index).any(), torch.nan, 0.0)
+
+
+def check_labels(target: Tensor, classes: int, ignore_index: int) -> None:
+    """Raise the error that CPU tensors give for a label that is no class."""
+    labels = target.long()
+    wrong = _wrong(labels, classes, ignore_index)
     if wrong.any():
         position = wrong.nonzero()[0].tolist()
         raise ValueError(
             f"target: got label {labels[tuple(position)].item()} at position {position}, expected 0 to {classes - 1} "
             f"or ignore_index ({ignore_index})"
         )
-    return None
+
+
+def _wrong(labels: Tensor, classes: int, ignore_index: int) -> Tensor:
+    return (labels != ignore_index) & ((labels < 0) | (labels >= classes))
 
 
 def _unwrapped(tensor: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The CUDA side of the bridge: torch allocates and owns the stream, Rust launches.
 
-No call here waits for the device or copies to it, so all of it can be captured in a CUDA graph once the kernels are
-compiled, which the first call for each kind of loss and operands does.
+No call here waits for the device or copies to it, so all of it can be captured in a CUDA graph, after a first call for
+each kind of loss and operands: that compiles the kernels, and copies weights that are given as numbers.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import weakref
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -60,14 +61,24 @@ def _place(input: Tensor) -> tuple[int, int]:
 
 def weight_tensor(values: tuple[float, ...], dtype: torch.dtype, input: Tensor) -> Tensor:
     """Weights given as numbers, on the device of `input`."""
-    key = (values, dtype, input.device, _place(input))
-    weight = _kept_weight(*key)
-    if input.is_cuda and torch.cuda.is_current_stream_capturing():
-        _of_graphs[key] = weight  # replays read it for as long as there are any
-    return weight
+    key = (values, dtype, input.device)
+    if not (input.is_cuda and torch.cuda.is_current_stream_capturing()):
+        weight = _kept_weight(*key, _place(input))
+        _known[key] = weight
+        return weight
+    # A graph cannot wait for a copy from the host. That of another stream will do: it was waited for.
+    known = _known.get(key)
+    if known is None:
+        raise RuntimeError(
+            "weights given as numbers are copied to the device by the first call, which a CUDA graph cannot capture: "
+            "call the loss once before the capture, or give a tensor on the device"
+        )
+    _of_graphs[key] = known  # replays read it for as long as there are any
+    return known
 
 
 _of_graphs: dict[Any, Tensor] = {}
+_known: weakref.WeakValueDictionary[Any, Tensor] = weakref.WeakValueDictionary()
 
 
 # Kept, because each copy from the host would wait for the device. Each stream has its own: what is forgotten may be
@@ -79,19 +90,7 @@ def _kept_weight(values: tuple[float, ...], dtype: torch.dtype, device: torch.de
 
 def debugging() -> bool:
     """Whether ``RAREPIXEL_DEBUG`` asks for checks that wait for the device."""
-    return os.environ.get("RAREPIXEL_DEBUG", "0") not in ("", "0")
-
-
-def check_labels(target: Tensor, classes: int, ignore_index: int) -> None:
-    """Raise the error that CPU tensors give for a label that is no class."""
-    labels = target.long()
-    wrong = (labels != ignore_index) & ((labels < 0) | (labels >= classes))
-    if wrong.any():
-        position = wrong.nonzero()[0].tolist()
-        raise ValueError(
-            f"target: got label {labels[tuple(position)].item()} at position {position}, expected 0 to {classes - 1} "
-            f"or ignore_index ({ignore_index})"
-        )
+    return os.environ.get("RAREPIXEL_DEBUG") == "1"
 
 
 def forward(

@@ -74,7 +74,7 @@ def _cache() -> str:
     folder, entries, size, problem = found
     text = f"{folder}: {entries} kernels, {size / 1024:.0f} KiB"
     if problem:
-        raise RuntimeError(f"{text}; cannot be written: {problem}")
+        raise RuntimeError(f"{text}; cannot be written, so that each process compiles its kernels: {problem}")
     return text
 
 
@@ -125,6 +125,7 @@ def command() -> None:
     findings = report()
     for finding in findings:
         print(f"{'ok' if finding.ok else 'NO':>2}  {finding.name:<13} {finding.text}")
-    if not all(finding.ok for finding in findings):
+    # Without its cache CUDA is slow to begin, and works.
+    if not all(finding.ok for finding in findings if finding.name != "kernel cache"):
         print("\nLosses on CPU tensors need none of this.")
         raise SystemExit(1)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from . import functional
-from ._checks import check_constant, weight_values
+from ._arguments import doubles
+from ._checks import check_constant, check_weight
 from ._types import ClassWeights
 from .ops import Sync
 
@@ -20,7 +21,10 @@ def _as_buffer(argument: str, weight: ClassWeights) -> Tensor | None:
     if weight is None:
         return None
     if not isinstance(weight, Tensor):
-        weight = weight_values(argument, weight, torch.float32)
+        numbers = doubles(argument, weight, "one number for each class")
+        if numbers.ndim == 1:
+            check_weight(argument, numbers.tolist())
+        weight = torch.tensor(numbers.tolist(), dtype=torch.float32)
     if weight.ndim != 1:
         raise ValueError(f"{argument}: got shape {list(weight.shape)}, expected (C,), one value for each class")
     check_constant(argument, weight)

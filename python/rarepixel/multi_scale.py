@@ -264,6 +264,8 @@ def multi_scale_loss(
         raise ValueError(f"target_mode: got {target_mode!r}, expected one of {', '.join(map(repr, _TARGET_MODES))}")
     if not isinstance(target, Tensor):
         raise TypeError(f"target: got {type(target).__name__}, expected a torch.Tensor")
+    ignore_index = options.plain("ignore_index", ignore_index)
+    align_corners = options.truth("align_corners", align_corners)
     for index, (input, stage) in enumerate(zip(inputs, chosen, strict=True)):
         if not isinstance(input, Tensor):
             raise TypeError(f"inputs[{index}]: got {type(input).__name__}, expected a torch.Tensor")
@@ -296,7 +298,10 @@ def _check_maps(inputs: Sequence[Tensor], target: Tensor, stages: Sequence[Stage
     """Says which of the maps a shape or a type is wrong in, after an error that does not."""
     for index, (input, stage, term) in enumerate(zip(inputs, stages, terms, strict=True)):
         try:
-            _checks.check_shapes(input, target, term.weight, term.dice_weight, term.options, stage._weight_names)
+            _checks.check_shapes(input, target, *stage._weights, term.options, stage._weight_names)
+            for name, weight in zip(stage._weight_names, stage._weights, strict=True):
+                if weight is not None and not isinstance(weight, Tensor):
+                    _checks.check_weight(name, list(weight))
         except (TypeError, ValueError) as error:
             raise type(error)(f"inputs[{index}]: {error}") from None
 

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _core, options
+from ._arguments import doubles
 from .options import Options, spec
 
 __all__ = ["cross_entropy", "dice_focal_loss", "dice_loss", "focal_loss", "tversky_loss"]
@@ -48,14 +49,7 @@ def _foldable(array: Array, leading: int) -> Array:
 def _as_weight(argument: str, weight: Weight, classes: int) -> list[float] | None:
     if weight is None:
         return None
-    try:
-        given = np.asarray(weight)
-        # What NumPy would make a number of: texts, dates, and complex numbers by half; and what a mask hides.
-        if given.dtype.kind in "SUcmM" or isinstance(weight, np.ma.MaskedArray):
-            raise TypeError(given.dtype)
-        values = given.astype(np.float64)
-    except (OverflowError, TypeError, ValueError) as error:
-        raise TypeError(f"{argument}: got {weight!r}, expected one number for each class") from error
+    values = doubles(argument, weight, "one number for each class")
     if values.ndim != 1:
         raise ValueError(f"{argument}: got shape {list(values.shape)}, expected ({classes},), one value for each class")
     listed: list[float] = values.tolist()

@@ -64,7 +64,12 @@ def _is_eager(input: Tensor) -> bool:
 
 def _as_weight(argument: str, weight: Tensor | Sequence[float] | NDArray[Any], input: Tensor) -> Tensor:
     if not isinstance(weight, Tensor):
-        values = _checks.weight_values(argument, weight, torch.float64, "cpu")
+        try:
+            # As a list, since torch refuses arrays whose strides are negative; a trace cannot make one.
+            listed = weight.tolist() if hasattr(weight, "tolist") and not is_compiling() else weight
+            values = torch.as_tensor(listed, dtype=torch.float64, device="cpu")
+        except (OverflowError, RuntimeError, TypeError, ValueError) as error:
+            raise TypeError(f"{argument}: got {weight!r}, expected one number for each class") from error
         if _tensors.on_cuda(input) and values.ndim == 1 and _is_eager(input):
             numbers = tuple(values.tolist())
             _checks.check_weight(argument, numbers)
@@ -241,12 +246,12 @@ def _plain(
         pixel = reference.cross_entropy(
             input, target, weight, options.ignore_index, options.reduction, options.label_smoothing, valid
         )
-        total = total.add(pixel, alpha=options.lambda_pixel)
+        total = total + pixel * pixel.new_tensor(float(options.lambda_pixel))
     elif options.pixel == "focal":
         pixel = reference.focal_loss(
             input, target, weight, options.gamma, options.ignore_index, options.reduction, options.pt
         )
-        total = total.add(pixel, alpha=options.lambda_pixel)
+        total = total + pixel * pixel.new_tensor(float(options.lambda_pixel))
     if options.region != "none":
         region_loss = reference.dice_loss
         if options.region == "tversky":
@@ -263,5 +268,5 @@ def _plain(
             ignore_index=options.ignore_index,
             valid=valid,
         )
-        total = total.add(region, alpha=options.lambda_region)
+        total = total + region * region.new_tensor(float(options.lambda_region))
     return total

@@ -5,8 +5,10 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from . import _core
-from ._arguments import boolean, number
+from ._arguments import boolean, is_tensor, number
 
 
 class Options(NamedTuple):
@@ -81,15 +83,28 @@ def _expect_types(options: Options) -> None:
 
 def plain(name: str, value: Any) -> Any:
     """A number of torch or NumPy as one of Python's: it is read now, and does not change when that one does."""
-    if type(value) in (bool, int, float, str) or not hasattr(value, "item"):
+    if type(value) in (bool, int, float, str):
         return value
-    if getattr(value, "requires_grad", False):
+    if _has_derivative(value):
         expected = "a constant: the losses give no gradient for it"
         raise ValueError(f"{name}: got a tensor that requires grad, expected {expected}")
     try:
-        return value.item()
+        number = value.item() if hasattr(value, "item") and not isinstance(value, np.ma.MaskedArray) else value
     except (RuntimeError, TypeError, ValueError) as error:
         raise TypeError(f"{name}: got {value!r}, expected one value") from error
+    # The cache would take them for the real numbers that they are equal to.
+    if isinstance(number, complex | np.ma.MaskedArray):
+        raise TypeError(f"{name}: got {value!r}, expected a number")
+    return number
+
+
+def _has_derivative(value: Any) -> bool:
+    """Whether somebody asks for the derivative by a tensor, in reverse or forward mode."""
+    if not is_tensor(value):
+        return False
+    from torch.autograd import forward_ad
+
+    return value.requires_grad or (forward_ad._current_level >= 0 and forward_ad.unpack_dual(value).tangent is not None)
 
 
 def cross_entropy(ignore_index: int, reduction: str, label_smoothing: float) -> Options:
@@ -164,10 +179,14 @@ def combined(pixel: Options, region: Options, lambda_pixel: float, lambda_region
     )
 
 
+def truth(name: str, value: Any) -> bool:
+    """True or False, also as 1 or 0."""
+    return boolean(name, _alike(plain(name, value), False))
+
+
 def upsampled(chosen: Options, upsample: bool, align_corners: bool) -> Options:
     """The options, for logits that are brought to the size of the target if `upsample` says so."""
     if upsample is False and align_corners is False:
         return chosen
-    align_corners = boolean("align_corners", align_corners)
-    upsampled = boolean("upsample", upsample)
+    align_corners, upsampled = truth("align_corners", align_corners), truth("upsample", upsample)
     return chosen._replace(target_mode="upsample_logits", align_corners=align_corners) if upsampled else chosen

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._arrays import Array, is_tensor, readable
+from ._arguments import is_tensor
+from ._arrays import Array, readable
 from .xbd import CLASS_COLORS, CLASS_NAMES, IGNORE_INDEX
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._arguments import number
+from ._arguments import doubles, number
 
 __all__ = ["class_weights"]
 
@@ -41,18 +41,6 @@ _METHODS: dict[str, Callable[[_Doubles, float], _Doubles]] = {
     "effective_number": _effective_number,
     "sqrt_inverse": lambda counts, _: np.sqrt(_mean(counts)) / np.sqrt(counts),
 }
-
-
-def _as_doubles(counts: ArrayLike) -> _Doubles:
-    try:
-        # As a list, which a tensor gives on any device, and if it requires grad.
-        values = np.asarray(counts.tolist() if hasattr(counts, "tolist") else counts)
-        # NumPy would read texts, and drop imaginary parts.
-        if values.dtype.kind not in "USc":
-            return values.astype(np.float64)
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        pass
-    raise TypeError(f"counts: got {counts!r}, expected one finite number of at least 0 for each class")
 
 
 def class_weights(counts: ArrayLike, method: str = "inverse_frequency", *, beta: float = 0.999999) -> _Doubles:
@@ -91,7 +79,7 @@ def class_weights(counts: ArrayLike, method: str = "inverse_frequency", *, beta:
 
     Source: median frequency: Eigen and Fergus, ICCV 2015; effective number: Cui et al., CVPR 2019.
     """
-    values = _as_doubles(counts)
+    values = doubles("counts", counts, "one finite number of at least 0 for each class")
     if not isinstance(method, str) or method not in _METHODS:
         raise ValueError(f"method: got {method!r}, expected one of {', '.join(map(repr, _METHODS))}")
     beta = number("beta", beta)

@@ -52,12 +52,22 @@ fn read(path: &Path) -> Option<Vec<u8>> {
     whole.then_some(bytes)
 }
 
+/// As far as the umask allows: a cache may be shared, or made for an image by another user.
+fn readable_by_others<'a, 'b>(builder: &'a mut tempfile::Builder<'b, 'b>) -> &'a mut tempfile::Builder<'b, 'b> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o666));
+    }
+    builder
+}
+
 /// Put an entry in its place at once.
 fn write(path: &Path, image: &[u8]) -> Result<()> {
     let failed = |source| Error::io(path, source);
     let directory = path.parent().expect("an entry lies in a directory");
     fs::create_dir_all(directory).map_err(failed)?;
-    let mut file = tempfile::NamedTempFile::new_in(directory).map_err(failed)?;
+    let mut file = readable_by_others(&mut tempfile::Builder::new()).tempfile_in(directory).map_err(failed)?;
     file.write_all(image).map_err(failed)?;
     file.write_all(&Sha256::digest(image)).map_err(failed)?;
     file.persist(path).map_err(|error| failed(error.error))?;
@@ -87,7 +97,7 @@ pub fn image(variant: &Variant, architecture: Architecture, fresh: bool) -> Resu
 pub struct Summary {
     /// Where it is.
     pub directory: PathBuf,
-    /// How many entries it has.
+    /// How many entries it has that can be read.
     pub entries: usize,
     /// Their size.
     pub bytes: u64,
@@ -103,7 +113,7 @@ pub fn summary() -> Option<Summary> {
         .into_iter()
         .flatten()
         .flatten()
-        .filter(|entry| is_entry(&entry.path()))
+        .filter(|entry| is_entry(&entry.path()) && fs::File::open(entry.path()).is_ok())
         .filter_map(|entry| entry.metadata().ok().map(|data| data.len()))
         .collect();
     let probe = fs::create_dir_all(&directory).and_then(|()| tempfile::tempfile_in(&directory));
@@ -131,6 +141,13 @@ mod tests {
         write(&path, &image).unwrap();
         assert!(read(&path).is_some());
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary file is left");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            fs::write(path.with_extension("other"), "").unwrap();
+            let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+            assert_eq!(mode(&path), mode(&path.with_extension("other")), "whoever may read other files may read it");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::{Error, Result};
 const NAMES: &[&str] = if cfg!(windows) {
     &["nvrtc64_130_0.dll", "nvrtc64_120_0.dll"]
 } else {
-    &["libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12"]
+    &["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"]
 };
 /// Older ones do not know all that the kernels ask for, nor the architectures whose launches rely on it.
 const OLDEST: (i32, i32) = (12, 1);
@@ -78,12 +78,18 @@ static IN_USE: Mutex<Option<&'static Nvrtc>> = Mutex::new(None);
 /// NVRTC: that of an earlier call, else that of the library path.
 pub fn nvrtc() -> Result<&'static Nvrtc> {
     in_use(|| {
-        let found = NAMES.iter().find_map(|&name| Some((load(name.as_ref()).ok()?, name)));
-        let (library, name) = found.ok_or_else(|| {
-            let help = "it comes with CUDA builds of torch, or as the package nvidia-cuda-nvrtc";
-            cuda(format!("NVRTC, the compiler of the kernels, was not found (libnvrtc.so.13 or .12): {help}"))
-        })?;
-        Nvrtc::of(library, name.to_owned())
+        let help = "it comes with CUDA builds of torch, or as the package nvidia-cuda-nvrtc";
+        let missing = format!("NVRTC, the compiler of the kernels, was not found (libnvrtc.so.13 or .12): {help}");
+        let mut found = Err(cuda(missing));
+        // An old one is no reason not to look for another.
+        for name in NAMES {
+            let Ok(library) = load(name.as_ref()) else { continue };
+            found = Nvrtc::of(library, (*name).to_owned());
+            if found.is_ok() {
+                break;
+            }
+        }
+        found
     })
 }
 

@@ -242,7 +242,21 @@ impl<'a> Problem<'a> {
         let kernel = self.device.kernel(&variant)?;
         let rows = self.rows().max(1);
         let blocks = kernel.blocks(&variant, self.input.samples * self.pixels() / rows, rows);
-        Ok((pass, variant, kernel, blocks))
+        Ok((pass, variant, kernel, self.useful(&variant, blocks, rows)))
+    }
+
+    /// Of the blocks for each row of sums, those that have a part of upsampled logits to do, where each has memory of its own.
+    fn useful(&self, variant: &Variant, blocks: usize, rows: usize) -> usize {
+        let Some(Images { matching: Matching::Upsample { align_corners }, map, full }) = self.images else {
+            return blocks;
+        };
+        if upsample::owed_len(variant, self.classes()) == 0 || variant.source != Source::Gradient {
+            return blocks;
+        }
+        let mut arguments = PassArguments::over(&self.input, &self.target.view(), variant, rows, blocks);
+        upsample::cut(&mut arguments, map, full, align_corners, variant);
+        let parts = (self.input.samples / rows) as i64 * arguments.bands * arguments.strips;
+        blocks.min(parts.max(1) as usize)
     }
 
     /// What both passes hand to their kernels.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import mmap
 import threading
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -145,6 +147,43 @@ def test_weights_as_numbers_are_checked_and_kept(cuda: str) -> None:
         rp.focal_loss(logits, labels, alpha=[1.0, float("nan"), 1, 1, 1])
     with pytest.raises(ValueError, match="alpha: got 2 values, expected 5 values, one for each class of input"):
         rp.focal_loss(logits, labels, alpha=[1.0, 2.0])
+
+
+def test_weights_that_change_between_the_passes_are_an_error(cuda: str) -> None:
+    """The second pass would read others than the first divided by."""
+    logits, labels = batch(device=cuda)
+    for make in (rp.CrossEntropyLoss, rp.FocalLoss, rp.DiceFocalLoss):
+        criterion = make(torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0], device=cuda))
+        loss = criterion(logits, labels)
+        torch.autograd.grad(loss, logits, retain_graph=True)
+        next(criterion.buffers()).mul_(2)
+        with pytest.raises(RuntimeError, match=r"class weights .* have been modified by an inplace operation"):
+            torch.autograd.grad(loss, logits)
+
+
+def test_weights_given_as_numbers_to_modules_are_checked(cuda: str) -> None:
+    with pytest.raises(ValueError, match=r"alpha: got -1\.0 for class 1, expected finite numbers of at least 0"):
+        rp.FocalLoss(alpha=[1.0, -1.0, 1.0])
+
+
+def test_a_capture_takes_weights_that_another_stream_has_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's recipe warms up on one stream and captures on another, where no copy from the host may be made."""
+    input = mock.Mock(is_cuda=True, device=torch.device("cpu"))
+    streams = iter([1, 1, 2])
+    capturing = False
+    monkeypatch.setattr(_cuda, "_place", lambda input: (0, next(streams)))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+    values = (1.0, 2.0, 4.5)
+    first = _cuda.weight_tensor(values, torch.float32, input)
+    assert _cuda.weight_tensor(values, torch.float32, input) is first
+    capturing = True
+    assert _cuda.weight_tensor(values, torch.float32, input) is first
+    _cuda._kept_weight.cache_clear()
+    del first
+    gc.collect()
+    assert _cuda.weight_tensor(values, torch.float32, input).tolist() == list(values)  # as long as the graph may run
+    with pytest.raises(RuntimeError, match="call the loss once before the capture"):
+        _cuda.weight_tensor((9.0, 8.0, 7.0), torch.float32, input)
 
 
 def test_offsets_beyond_32_bits(cuda: str) -> None:

@@ -141,6 +141,19 @@ def test_nothing_of_the_full_size_is_made(mode: str, cuda: str, monkeypatch: pyt
     assert max(sizes) == target.numel()
 
 
+def test_many_classes_upsampled_take_less_than_the_upsampled_logits(cuda: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks that have nothing to do have no memory: an emulated device of 1,000 multiprocessors has many."""
+    if cuda == "cuda":
+        pytest.skip("how many multiprocessors there are is the device's to say")
+    sizes: list[int] = []
+    given = _cuda.given
+    monkeypatch.setattr(_cuda, "given", lambda tensor: (sizes.append(tensor.numel()), given(tensor))[1])
+    logits, target = batch((1, 40, 8, 8), (32, 32), cuda)
+    logits.requires_grad_()
+    ops.loss(logits, target, Options(pixel="cross_entropy", target_mode="upsample_logits", ignore_index=255)).backward()
+    assert max(sizes) <= 40 * 32 * 32
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_map_of_the_targets_own_size(mode: str, cuda: str) -> None:
     logits, target = batch((2, 5, 19, 33), (19, 33), cuda)

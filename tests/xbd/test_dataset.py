@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import multiprocessing
 import pickle
 import shutil
@@ -209,11 +210,12 @@ def test_a_shallow_copy_counts_its_own_epochs(root: Path) -> None:
     assert_equal([dataset[0]], [other[0]])
 
 
-@pytest.mark.parametrize("name", ["augment", "crop", "tiles", "seed", "normalize", "un_classified"])
-def test_what_samples_are_made_of_cannot_be_changed(root: Path, name: str) -> None:
+def test_what_samples_are_made_of_cannot_be_changed(root: Path) -> None:
     dataset = rp.xbd.XBDDataset(root, crop=32)
-    with pytest.raises(AttributeError, match=f"{name}: cannot be changed, expected another XBDDataset"):
-        setattr(dataset, name, getattr(dataset, name))
+    for changed in (dataset, copy.copy(dataset), pickle.loads(pickle.dumps(dataset))):
+        for name in {*inspect.signature(rp.xbd.XBDDataset).parameters, "tiles"}:
+            with pytest.raises(AttributeError, match=f"{name}: cannot be changed, expected another XBDDataset"):
+                setattr(changed, name, None)
     with pytest.raises(IndexError, match="index: got 8, expected one of 8 tiles"):
         dataset._feed.read_sample(0, 8)
     with pytest.raises(IndexError, match="index: got 9, expected one of 8 tiles"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy as copying
 import gc
+import inspect
 import multiprocessing
 import os
 import pickle
@@ -290,11 +291,19 @@ def test_iterables_that_end_are_copied_too(root: Path) -> None:
         make(root, disasters=5)
 
 
-@pytest.mark.parametrize("name", ["batch_size", "crop", "tiles", "seed", "samples_per_epoch", "shuffle"])
-def test_what_the_threads_were_given_cannot_be_changed(root: Path, name: str) -> None:
-    loader = make(root)
-    with pytest.raises(AttributeError, match=f"{name}: cannot be changed, expected another XBDLoader"):
-        setattr(loader, name, getattr(loader, name))
+class WithAnOption(XBDLoader):
+    def __init__(self, root: Path, color: str, **options: object) -> None:
+        self.seed = 3  # before there is a loader to change
+        super().__init__(root, crop=40, seed=self.seed, **options)
+        self.color = color
+
+
+def test_what_the_threads_were_given_cannot_be_changed(root: Path) -> None:
+    loader = WithAnOption(root, "red")
+    for name in {*inspect.signature(XBDLoader).parameters, "tiles"}:
+        with pytest.raises(AttributeError, match=f"{name}: cannot be changed, expected another WithAnOption"):
+            setattr(loader, name, None)
+    loader.color, loader.note = "blue", "mine"
     assert isinstance(loader.tiles, tuple)
 
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import ClassVar
 
 
 class Fixed:
-    """Attributes that can be set once: to set them later would change what they say, and nothing else."""
+    """The constructor's arguments, and `tiles`, cannot be set once it has ended: they would say what is not so."""
 
-    _fixed: ClassVar[frozenset[str]] = frozenset()
+    _fixed: ClassVar[frozenset[str]]
+    _made = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if Fixed in cls.__bases__:  # those below it may have arguments of their own
+            cls._fixed = frozenset({*inspect.signature(cls.__init__).parameters, "tiles"} - {"self"})
 
     def __setattr__(self, name: str, value: object) -> None:
-        if name in self._fixed and name in self.__dict__:
+        if self._made and name in self._fixed:
             kind = type(self).__name__
             expected = f"another {kind} made with what you want"
             if name == "tiles":

@@ -69,8 +69,6 @@ class XBDDataset(Fixed, Dataset[Sample]):
 
     tiles: tuple[Tile, ...]
 
-    _fixed = frozenset({"augment", "crop", "max_pixels", "normalize", "seed", "tiles", "un_classified"})
-
     def __init__(
         self,
         root: StrPath,
@@ -96,6 +94,7 @@ class XBDDataset(Fixed, Dataset[Sample]):
         with torch.inference_mode(False):
             self._epoch = torch.zeros((), dtype=torch.int64, device="cpu")
         self._set_up()
+        self._made = True
 
     def __len__(self) -> int:
         return len(self.tiles)

@@ -142,21 +142,6 @@ class XBDLoader(Fixed):
     tiles: tuple[Tile, ...]
     skipped: Counter[str]
 
-    _fixed = frozenset(
-        {
-            "batch_size",
-            "crop",
-            "drop_last",
-            "num_threads",
-            "prefetch",
-            "samples_per_epoch",
-            "seed",
-            "shuffle",
-            "skipped",
-            "tiles",
-        }
-    )
-
     def __init__(
         self,
         root: StrPath,
@@ -245,6 +230,7 @@ class XBDLoader(Fixed):
         self._start: tuple[int, int] = (0, 0)
         self._position: tuple[int, int] | None = None
         self._runs: weakref.WeakSet[_core.XBDRun] = weakref.WeakSet()
+        self._made = True
 
     def __len__(self) -> int:
         """Batches of an epoch, the same on every rank."""
