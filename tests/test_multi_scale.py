@@ -239,9 +239,13 @@ def test_a_stage_as_a_dict_is_taken_again() -> None:
         ({"focal": {"alpha": torch.ones(1, 3)}}, None, r"inputs\[1\]: focal: alpha: got shape \[1, 3\], expected"),
         ({"focal": {}, "dice": {"weight": [1, 2, -3]}}, None, r"inputs\[1\]: dice: weight: got -3 for class 2"),
         ({"focal": {"alpha": np.array([1, np.nan, 3])}}, None, r"inputs\[1\]: focal: alpha: got nan for class 1"),
-        ({"dice": {}}, lambda z: z.repeat(2, 1, 1, 1), r"inputs\[1\]: target: got 1 samples, expected 2"),
+        (
+            {"dice": {}},
+            lambda z: z.repeat(2, 1, 1, 1),
+            r"inputs\[1\]: target: got shape \[1\], expected shape \[2\], as many samples",
+        ),
         ({"dice": {}}, lambda z: z[:, 0], r"inputs\[1\]: input: got shape .*, expected \(N, C, height, width\)"),
-        ({"dice": {}}, lambda z: z.int(), r"inputs\[1\]: input: got torch.int32, expected float32"),
+        ({"dice": {}}, lambda z: z.int(), r"inputs\[1\]: input: got int32, expected float32"),
     ],
 )
 def test_errors_name_the_map(stage: dict[str, Any], change: Any, message: str) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch._C import _functorch
 from torch.compiler import is_compiling
 
 from . import _tensors
-from ._types import ClassWeights
 from .options import Options
 
 _LOGITS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -22,10 +22,9 @@ _LABELS = (torch.uint8, torch.int16, torch.int32, torch.int64)
 def check_shapes(
     input: Tensor,
     target: Tensor,
-    weight: ClassWeights,
-    dice_weight: ClassWeights,
+    weight: Tensor | None,
+    dice_weight: Tensor | None,
     options: Options,
-    weight_names: tuple[str, str] | None = None,
 ) -> None:
     """All that shapes and types tell."""
     _tensors.expect_logits(input)
@@ -55,11 +54,18 @@ def check_shapes(
         )
     if not soft and target.dtype not in _LABELS:
         raise TypeError(f"target: got {target.dtype}, expected uint8, int16, int32 or int64 class indices")
-    for name, weights in zip(weight_names or _weight_names(options), (weight, dice_weight), strict=True):
-        if weights is not None and _holds(len(weights) != input.shape[1]):
-            raise ValueError(
-                f"{name}: got {len(weights)} values, expected {input.shape[1]} values, one for each class of input"
-            )
+    for name, weights in zip(_weight_names(options), (weight, dice_weight), strict=True):
+        if weights is not None:
+            check_length(name, weights, input)
+
+
+def check_length(argument: str, weight: Tensor | Sequence[float] | NDArray[Any], input: Tensor) -> None:
+    """That there is a weight for each class."""
+    classes = input.shape[1]
+    if _holds(len(weight) != classes):
+        raise ValueError(
+            f"{argument}: got {len(weight)} values, expected {classes} values, one for each class of input"
+        )
 
 
 def _differ(sizes: Sequence[Any], expected: Sequence[Any]) -> bool:

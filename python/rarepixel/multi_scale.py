@@ -278,7 +278,7 @@ def multi_scale_loss(
         total, parts = losses([inputs[i] for i in order], target, [terms[i] for i in order], sync, return_stages)
     except (TypeError, ValueError) as error:
         if not str(error).startswith("inputs["):
-            _check_maps(inputs, target, chosen, terms)
+            _check_maps(inputs, target, chosen, terms, error)
         raise
     if parts is None:
         return total
@@ -294,16 +294,24 @@ def _by_size(inputs: Sequence[Tensor]) -> list[int]:
     return order
 
 
-def _check_maps(inputs: Sequence[Tensor], target: Tensor, stages: Sequence[Stage], terms: Sequence[Term]) -> None:
-    """Says which of the maps a shape or a type is wrong in, after an error that does not."""
+def _check_maps(
+    inputs: Sequence[Tensor],
+    target: Tensor,
+    stages: Sequence[Stage],
+    terms: Sequence[Term],
+    error: TypeError | ValueError,
+) -> None:
+    """Says which of the maps an error is about that does not, if it is about shapes, types or weights."""
     for index, (input, stage, term) in enumerate(zip(inputs, stages, terms, strict=True)):
         try:
-            _checks.check_shapes(input, target, *stage._weights, term.options, stage._weight_names)
-            for name, weight in zip(stage._weight_names, stage._weights, strict=True):
-                if weight is not None and not isinstance(weight, Tensor):
-                    _checks.check_weight(name, list(weight))
-        except (TypeError, ValueError) as error:
+            _checks.check_shapes(input, target, None, None, term.options)
+        except (TypeError, ValueError):
             raise type(error)(f"inputs[{index}]: {error}") from None
+        for name, weight in zip(stage._weight_names, stage._weights, strict=True):
+            if weight is not None:
+                _checks.check_length(f"inputs[{index}]: {name}", weight, input)
+            if weight is not None and not isinstance(weight, Tensor):
+                _checks.check_weight(f"inputs[{index}]: {name}", list(weight))
 
 
 class MultiScaleLoss(nn.Module):

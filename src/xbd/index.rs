@@ -82,6 +82,11 @@ impl Index {
         let mut index = Self::default();
         let found = index.splits_of(root, splits)?;
         let splits = match splits {
+            None if found.is_empty() && super::pack::is_unfinished(root)? => {
+                let problem =
+                    "has no <split>/images folder: it is a pack without its list, which is written last; pack again";
+                return Err(Error::file(root, problem));
+            }
             None if found.is_empty() => {
                 return Err(Error::file(root, "has no <split>/images folder: not a root in the xBD layout"));
             }

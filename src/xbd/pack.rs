@@ -397,6 +397,16 @@ pub(super) fn is_packed(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == EXTENSION)
 }
 
+/// Whether a folder holds packed tiles in its folders: its list is missing then.
+pub(super) fn is_unfinished(root: &Path) -> Result<bool> {
+    for folder in files_of(root)?.into_iter().filter(|folder| folder.is_dir()) {
+        if files_of(&folder)?.iter().any(|path| is_packed(path)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// What a folder of a pack holds; nothing where somebody has removed it.
 fn files_of(folder: &Path) -> Result<Vec<PathBuf>> {
     let failed = |source| Error::io(folder, source);

@@ -45,7 +45,7 @@ impl ImageReader {
             ColorType::GrayA(bits) => (2, bits),
             ColorType::RGB(bits) => (3, bits),
             ColorType::RGBA(bits) => (4, bits),
-            ColorType::Multiband { bit_depth, num_samples } if num_samples >= 3 => {
+            ColorType::Multiband { bit_depth, num_samples } if num_samples >= 2 => {
                 (usize::from(num_samples), bit_depth)
             }
             _ => return Err(Error::file(path, format!("{color:?}, expected gray or RGB"))),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rarepixel import doctor
+from rarepixel import _cuda, doctor
 
 # CPU losses first, then what a CUDA tensor would do, without the emulator unless PRELOAD says so.
 SCRIPT = """
@@ -23,8 +23,6 @@ generator = torch.Generator().manual_seed(0)
 logits = torch.randn(1, 3, 8, 8, generator=generator)
 labels = torch.randint(3, (1, 8, 8), generator=generator)
 truth = rp.dice_focal_loss(logits, labels)
-if "NO_NVRTC" in os.environ:
-    _cuda.nvrtc_candidates = lambda: []
 _tensors.on_cuda = lambda tensor: True
 _cuda._place = lambda tensor: (0, 0)
 if "PRELOAD" in os.environ and "emulator" in os.environ["PRELOAD"]:
@@ -82,7 +80,12 @@ def test_a_driver_without_a_device(emulator: object, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.skipif(ctypes.util.find_library("nvrtc") is not None, reason="this machine has NVRTC on its library path")
+NO_OTHER_NVRTC = pytest.mark.skipif(
+    ctypes.util.find_library("nvrtc") is not None, reason="this machine has NVRTC on its library path"
+)
+
+
+@NO_OTHER_NVRTC
 def test_no_nvrtc() -> None:
     """Without torch, whose CUDA builds load one."""
     script = "from rarepixel import _core\ntry: _core.cuda_nvrtc()\nexcept RuntimeError as error: print(error)"
@@ -91,24 +94,54 @@ def test_no_nvrtc() -> None:
     assert "panicked" not in done.stderr
 
 
-def test_an_nvrtc_that_lacks_a_function(emulator: object, tmp_path: Path) -> None:
+def nvrtc_among(*libraries: Path) -> str:
+    """What is said of NVRTC where these are loaded and torch, whose CUDA builds load one, is not."""
+    script = (
+        "import ctypes, sys\n"
+        "for path in sys.argv[1:]: ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)\n"
+        "from rarepixel import _core\n"
+        "try: print(*_core.cuda_nvrtc()[0])\n"
+        "except RuntimeError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, libraries)], capture_output=True, text=True, check=True
+    )
+    assert "panicked" not in done.stderr
+    return done.stdout.strip()
+
+
+@NO_OTHER_NVRTC
+def test_an_nvrtc_that_lacks_a_function(tmp_path: Path) -> None:
     broken = library(tmp_path, "libnvrtc.so", "int nvrtcVersion(int *major, int *minor) { return 0; }")
-    text = run(PRELOAD=f"{broken}:{emulator.library}", NO_NVRTC=1, RAREPIXEL_CACHE_DIR=tmp_path)  # type: ignore[attr-defined]
+    text = nvrtc_among(broken)
     assert "NVRTC has no nvrtcGetNumSupportedArchs: 12.1 or newer is needed" in text
 
 
-def test_an_nvrtc_that_is_too_old(emulator: object, tmp_path: Path) -> None:
-    """Kernels of the architectures that it knows do not wait for the one before, which newer devices rely on."""
-    source = "int nvrtcVersion(int *major, int *minor) { *major = 11; *minor = 7; return 0; }\n" + "".join(
+OLD = (
+    "int nvrtcVersion(int *major, int *minor) { *major = 11; *minor = 7; return 0; }\n"
+    + "".join(
         f"int nvrtc{name}(void) {{ return 0; }}\n"
         for name in (
             "GetNumSupportedArchs", "GetSupportedArchs", "CreateProgram", "CompileProgram", "DestroyProgram",
             "GetProgramLogSize", "GetProgramLog", "GetCUBINSize", "GetCUBIN", "GetPTXSize", "GetPTX",
         )
-    )  # fmt: skip
-    old = library(tmp_path, "libnvrtc.so", source)
-    text = run(PRELOAD=f"{old}:{emulator.library}", NO_NVRTC=1, RAREPIXEL_CACHE_DIR=tmp_path)  # type: ignore[attr-defined]
+    )
+)  # fmt: skip
+
+
+@NO_OTHER_NVRTC
+def test_an_nvrtc_that_is_too_old(tmp_path: Path) -> None:
+    """Kernels of the architectures that it knows do not wait for the one before, which newer devices rely on."""
+    text = nvrtc_among(library(tmp_path, "libnvrtc.so", OLD))
     assert "NVRTC is 11.7 (libnvrtc.so): 12.1 or newer is needed" in text
+
+
+@pytest.mark.usefixtures("emulator")  # without which there may be no NVRTC of torch's
+def test_an_old_nvrtc_hides_no_other(tmp_path: Path) -> None:
+    good = next(path for path in _cuda.nvrtc_candidates() if path.suffix in (".12", ".13"))
+    version = nvrtc_among(good)
+    assert version[0].isdigit()
+    assert nvrtc_among(library(tmp_path, "libnvrtc.so", OLD), good) == version
 
 
 @pytest.mark.usefixtures("emulator")  # without which there may be no NVRTC of torch's

@@ -319,6 +319,58 @@ def test_memory_of_another_size_is_refused(root: Path) -> None:
         next(iter(loader))
 
 
+def test_batches_are_counted_with_the_ranks_of_their_pass(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.distributed may come, or go, between a state and its pass."""
+
+    def ranks(world_size: int) -> None:
+        monkeypatch.setattr("rarepixel.xbd.loader._distributed", lambda: (0, world_size))
+
+    loader = make(root, samples_per_epoch=24)
+    batches = iter(loader)
+    next(batches)
+    other = pickle.loads(pickle.dumps(loader))
+    ranks(2)
+    assert loader.state_dict()["world_size"] == 1
+    with pytest.raises(ValueError, match="world_size: got 2, expected 1, with which the 1 batches of epoch 0 were"):
+        next(iter(other))
+    other.set_epoch(1)
+    next(iter(other))
+    ranks(1)
+    state = other.state_dict()
+    assert (state["world_size"], state["epoch"], state["batch"]) == (2, 1, 1)
+    with pytest.raises(ValueError, match="state: got world_size 2, expected 1"):
+        loader.load_state_dict(state)
+    with pytest.raises(ValueError, match="batch: got 9, expected 0 to 8"):
+        loader.load_state_dict({**make(root, samples_per_epoch=24).state_dict(), "batch": 9})
+
+
+def test_closing_while_other_threads_begin_passes(root: Path) -> None:
+    loader, errors = make(root, num_threads=1), []
+    stop = threading.Event()
+
+    def begin() -> None:
+        while not stop.is_set():
+            for _ in loader:
+                break
+
+    threads = [threading.Thread(target=begin) for _ in range(3)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(500):
+            loader.close()
+    except RuntimeError as error:
+        errors.append(error)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(interval)
+    assert errors == []
+
+
 def test_a_batch_is_not_written_over_while_it_is_held(root: Path) -> None:
     loader = make(root, samples_per_epoch=30)
     held = [(batch, tuple(part.clone() for part in batch)) for batch in loader]

@@ -78,6 +78,14 @@ def test_another_root_is_not_packed_into(source: Path, root: Path) -> None:
     assert len(rp.xbd.index(source).tiles) == 8
 
 
+def test_a_pack_without_its_list_is_told(packed: Path) -> None:
+    (packed / "pack.json").unlink()
+    with pytest.raises(
+        ValueError, match=r"packed: has no .*: it is a pack without its list, which is written last; pack again"
+    ):
+        rp.xbd.index(packed)
+
+
 def test_a_target_that_comes_later_is_told(source: Path, packed: Path) -> None:
     rp.xbd.write_targets(source, un_classified="background")
     problems = rp.xbd.index(packed).problems

@@ -15,12 +15,12 @@ PIXELS = np.random.default_rng(0).integers(0, 40, (75, 60, 3), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate", "packbits"])
-@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_images(tmp_path: Path, compression: str | None, channels: int) -> None:
-    pixels = PIXELS[..., 0] if channels == 1 else np.dstack([PIXELS, PIXELS[..., :1]])[..., :channels]
+    pixels = np.dstack([PIXELS[..., :1]] * 2 if channels < 3 else [PIXELS, PIXELS[..., :1]])[..., :channels].squeeze()
     path = tmp_path / "image.tif"
     Image.fromarray(pixels).save(path, compression=compression, tiffinfo={278: 16})  # rows per strip
-    expected = PIXELS[..., [0, 0, 0]] if channels == 1 else PIXELS
+    expected = PIXELS[..., [0, 0, 0]] if channels < 3 else PIXELS
     np.testing.assert_array_equal(rp.xbd.read_image(path), expected)
 
 

@@ -345,7 +345,8 @@ def synthesize(
         size: side of a tile in pixels, 32 to 4096.
         split: the folder under ``root``; other splits hold other tiles.
         un_classified: share of the undamaged buildings that are un-classified (under a cloud; 255 in targets), 0 to 1.
-        progress: called with 1 after each tile, on this thread; Ctrl-C works either way.
+        progress: called with 1 after each tile, on this thread. Ctrl-C works either way, when the tiles at hand are
+            done: for the largest that may take half a minute.
 
     Raises:
         OSError: a file cannot be written.

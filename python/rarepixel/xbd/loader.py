@@ -120,9 +120,9 @@ class XBDLoader(Fixed):
     A copy by pickling or :func:`copy.deepcopy` is built anew from the constructor's arguments, which reads the root
     again, and its next pass goes on where :meth:`state_dict` was; its statistics begin at nothing.
 
-    Memory is ``prefetch`` batches besides those you hold, and one decoded tile for each thread. Threads end with the
-    pass: at its end, on ``break`` or an exception (as soon as the iterator is gone), by :meth:`close`, or with the
-    interpreter.
+    Memory is ``prefetch`` batches besides those you hold, up to ``prefetch + 2`` that you have let go and later ones
+    will use, and one decoded tile for each thread. Threads end with the pass: at its end, on ``break`` or an exception
+    (as soon as the iterator is gone), by :meth:`close`, or with the interpreter.
 
     >>> import tempfile
     >>> import rarepixel as rp
@@ -229,7 +229,9 @@ class XBDLoader(Fixed):
         # batch; none before the first pass, and where the next was set since.
         self._start: tuple[int, int] = (0, 0)
         self._position: tuple[int, int] | None = None
-        self._runs: weakref.WeakSet[_core.XBDRun] = weakref.WeakSet()
+        # The ranks with which batches within an epoch were counted.
+        self._counted_with = 1
+        self._runs = _Runs()
         self._made = True
 
     def __len__(self) -> int:
@@ -240,10 +242,15 @@ class XBDLoader(Fixed):
         # Nothing happens before the first batch is asked for: some frameworks call iter() only to see whether they can.
         process = os.getpid()
         epoch, given = self._start
+        shares = self._shares()
+        if given > 0 and shares[4] != self._counted_with:
+            expected = f"{self._counted_with}, with which the {given} batches of epoch {epoch} were counted"
+            raise ValueError(f"world_size: got {shares[4]}, expected {expected}")
+        self._counted_with = shares[4]
         self._start, self._position = (epoch + 1, 0), (epoch, given)
         size = self._sample_size()
         self._memory.expect_addressable(size)
-        run = self._feed.start(epoch, given, self._shares(), size, self.num_threads or 0)
+        run = self._feed.start(epoch, given, shares, size, self.num_threads or 0)
         _RUNS.add(run)
         self._runs.add(run)
         warned = False
@@ -274,8 +281,7 @@ class XBDLoader(Fixed):
 
     def close(self) -> None:
         """Ends the threads of every pass that is under way; such a pass then ends as if the epoch did."""
-        for run in list(self._runs):
-            run.close()
+        self._runs.close()
 
     @property
     def epoch(self) -> int:
@@ -296,7 +302,8 @@ class XBDLoader(Fixed):
         those that were filled ahead. It is the same on every rank.
         """
         epoch, batch = self._position or self._start
-        return {"version": _STATE_VERSION, "epoch": epoch, "batch": batch, **self._identity()}
+        state = {"version": _STATE_VERSION, "epoch": epoch, "batch": batch, **self._identity()}
+        return state | {"world_size": self._counted_with} if batch > 0 else state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where :meth:`state_dict` was taken: the next pass gives the remaining batches of that epoch.
@@ -322,7 +329,8 @@ class XBDLoader(Fixed):
         for name in known:
             if state[name] != identity[name]:
                 raise ValueError(f"state: got {name} {state[name]!r}, expected {identity[name]!r}")
-        epoch, batch = integer("epoch", state["epoch"], 0), integer("batch", state["batch"], 0)
+        epoch, batch = integer("epoch", state["epoch"], 0), integer("batch", state["batch"], 0, len(self))
+        self._counted_with = identity["world_size"]
         self._start = (epoch, batch) if batch < len(self) else (epoch + 1, 0)
         self._position = None
 
@@ -413,11 +421,26 @@ def _distributed() -> tuple[int, int]:
     return distributed.get_rank(), distributed.get_world_size()
 
 
+class _Runs:
+    """Passes that are under way. A WeakSet cannot be gone through while another thread adds to it."""
+
+    def __init__(self) -> None:
+        self._references: dict[int, weakref.ref[_core.XBDRun]] = {}
+
+    def add(self, run: _core.XBDRun) -> None:
+        key, references = id(run), self._references
+        references[key] = weakref.ref(run, lambda _: references.pop(key, None))
+
+    def close(self) -> None:
+        for reference in list(self._references.values()):  # in one step
+            if (run := reference()) is not None:
+                run.close()
+
+
 # Threads must not write into memory that is taken down with the interpreter.
-_RUNS: weakref.WeakSet[_core.XBDRun] = weakref.WeakSet()
+_RUNS = _Runs()
 
 
 @atexit.register
 def _close_all() -> None:
-    for run in list(_RUNS):
-        run.close()
+    _RUNS.close()

@@ -134,7 +134,8 @@ impl Stream {
         match decoded {
             Decoded::ImageDataFlushed => self.ended = true,
             Decoded::ChunkBegin(length, kind) if kind != IDAT && length > MAX_CHUNK_BYTES => {
-                let problem = format!("a chunk {kind:?} of {length} bytes, expected at most {MAX_CHUNK_BYTES}");
+                let name = kind.0.escape_ascii();
+                let problem = format!("a chunk {name} of {length} bytes, expected at most {MAX_CHUNK_BYTES}");
                 return Err(Error::file(path, problem));
             }
             _ => {}
