@@ -58,9 +58,9 @@ def test_only_blocks_of_about_the_size_are_taken() -> None:
 
 
 def test_little_lies_idle() -> None:
-    several = [empty() for _ in range(12)]
+    several = [empty() for _ in range(24)]
     del several
-    assert _core.idle_memory() == [BYTES] * 8  # cpu/blocks.rs
+    assert _core.idle_memory() == [BYTES] * 16  # cpu/blocks.rs
     _core.free_idle_memory()
     assert not _core.idle_memory()
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from . import _core
 
-# Below, a new page fault now and then costs little.
-_LARGE = 1 << 20
+# What the C library frees beside other free memory may have it give megabytes back to the system, while somebody waits.
+_LARGE = 1 << 16
 
 
 def empty_like(input: Tensor, memory_format: torch.memory_format) -> Tensor:

@@ -13,7 +13,7 @@ const PAGE: usize = 4096;
 /// Large ones at a huge page, of which they consist where the system has them: each page of a block is looked up once a pass.
 const HUGE_PAGE: usize = 2 << 20;
 /// How many lie idle at most: gradients and labels of the maps of a multi-scale loss.
-const IDLE_BLOCKS: usize = 8;
+const IDLE_BLOCKS: usize = 16;
 /// How much lies idle at most.
 const IDLE_BYTES: usize = 1 << 30;
 
