@@ -6,7 +6,6 @@
 mod read;
 
 use std::ops::Range;
-use std::sync::Mutex;
 
 use self::read::{INVALID, Reader};
 use crate::cpu::argmax::{Argmax, TILE, tile_length};
@@ -49,7 +48,6 @@ pub fn confusion_matrix(
     let jobs = threads.min(elements / ELEMENTS_OF_A_JOB).max(1);
     let tiles = task.tiles();
     let mut total = zeros(classes, classes, 1)?;
-    let counts = (0..jobs).map(|_| Ok(Mutex::new(Some(Counts::new(classes)?)))).collect::<Result<Vec<_>>>()?;
     let parts = pool::run(
         threads,
         jobs,
@@ -57,14 +55,14 @@ pub fn confusion_matrix(
         |(), job| {
             let tiles = tiles * job / jobs..tiles * (job + 1) / jobs;
             let set = InstructionSet::best();
-            let counts = counts[job].lock().expect("no holder panics").take().expect("each job is done once");
-            f32::dispatch(set, CountTiles { task: &task, set, tiles, counts })
+            let counts = Counts::new(classes)?;
+            let counted = f32::dispatch(set, CountTiles { task: &task, set, tiles, counts });
+            counted.map_err(|wrong| wrong.into_error(&task, spatial))
         },
     );
     for part in parts {
         // In job order, so the first wrong label of all is reported.
-        let counts = part.map_err(|wrong| wrong.into_error(&task, spatial))?;
-        total.iter_mut().zip(counts).for_each(|(total, count)| *total += count);
+        total.iter_mut().zip(part?).for_each(|(total, count)| *total += count);
     }
     Ok(total)
 }

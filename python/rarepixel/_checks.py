@@ -13,7 +13,7 @@ from torch._C import _functorch
 from torch.compiler import is_compiling
 
 from . import _tensors
-from .options import Options
+from .options import Options, weight_names
 
 _LOGITS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _LABELS = (torch.uint8, torch.int16, torch.int32, torch.int64)
@@ -54,7 +54,7 @@ def check_shapes(
         )
     if not soft and target.dtype not in _LABELS:
         raise TypeError(f"target: got {target.dtype}, expected uint8, int16, int32 or int64 class indices")
-    for name, weights in zip(_weight_names(options), (weight, dice_weight), strict=True):
+    for name, weights in zip(weight_names(options), (weight, dice_weight), strict=True):
         if weights is not None:
             check_length(name, weights, input)
 
@@ -107,7 +107,7 @@ def check_values(
     traced = is_compiling() or torch._C._is_tracing() or torch._C._len_torch_dispatch_stack()
     visible = target.is_cpu and not traced
     if visible:
-        for name, weights in zip(_weight_names(options), (weight, dice_weight), strict=True):
+        for name, weights in zip(weight_names(options), (weight, dice_weight), strict=True):
             if weights is not None and (values := _unwrapped(weights)).ndim == 1:
                 check_weight(name, values.tolist())
     if target.ndim == input.ndim and options.pixel == "none":  # shares of classes
@@ -139,8 +139,3 @@ def _unwrapped(tensor: Tensor) -> Tensor:
     while _functorch.is_functorch_wrapped_tensor(tensor):
         tensor = _functorch.get_unwrapped(tensor)
     return tensor
-
-
-def _weight_names(options: Options) -> tuple[str, str]:
-    """What the user calls the weights of the pixel term and of the region term."""
-    return "alpha" if options.pixel == "focal" else "weight", "weight" if options.pixel == "none" else "dice_weight"

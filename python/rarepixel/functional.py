@@ -141,7 +141,7 @@ def focal_loss(
     """
     chosen = options.focal_loss(gamma, ignore_index, reduction, pt)
     chosen = options.upsampled(chosen, upsample, align_corners)
-    return loss(input, target, chosen, alpha, weight_names=("alpha", "dice_weight"), sync=sync)
+    return loss(input, target, chosen, alpha, sync=sync)
 
 
 def dice_loss(
@@ -207,7 +207,7 @@ def dice_loss(
     """
     chosen = options.dice_loss(smooth, average, per_sample, include_background, absent, ignore_index)
     chosen = options.upsampled(chosen, upsample, align_corners)
-    return loss(input, target, chosen, None, weight, weight_names=("alpha", "weight"), sync=sync)
+    return loss(input, target, chosen, None, weight, sync=sync)
 
 
 def dice_focal_loss(
@@ -277,7 +277,7 @@ def dice_focal_loss(
     dice = options.dice_loss(smooth, average, per_sample, include_background, absent, ignore_index)
     chosen = options.combined(focal, dice, lambda_focal, lambda_dice)
     chosen = options.upsampled(chosen, upsample, align_corners)
-    return loss(input, target, chosen, alpha, dice_weight, weight_names=("alpha", "dice_weight"), sync=sync)
+    return loss(input, target, chosen, alpha, dice_weight, sync=sync)
 
 
 def tversky_loss(
@@ -351,4 +351,4 @@ def tversky_loss(
     """
     chosen = options.tversky_loss(alpha, beta, smooth, average, per_sample, include_background, absent, ignore_index)
     chosen = options.upsampled(chosen, upsample, align_corners)
-    return loss(input, target, chosen, None, weight, weight_names=("alpha", "weight"), sync=sync)
+    return loss(input, target, chosen, None, weight, sync=sync)

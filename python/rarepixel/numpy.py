@@ -62,7 +62,6 @@ def _loss(
     chosen: Options,
     weight: Weight,
     dice_weight: Weight,
-    weight_names: tuple[str, str],
 ) -> tuple[Any, Array]:
     """A float and the gradient; with ``reduction="none"`` an array and the gradient."""
     for argument, value in (("input", input), ("target", target)):
@@ -80,8 +79,9 @@ def _loss(
     if soft and target.dtype.kind in "SUcmMO":
         raise TypeError(f"target: got {target.dtype}, expected numbers, one for each class")
     target = _foldable(target.astype(compute, copy=False), 2) if soft else _foldable(target, 1)
-    pixel_weight = _as_weight(weight_names[0], weight, input.shape[1])
-    region_weight = _as_weight(weight_names[1], dice_weight, input.shape[1])
+    pixel_name, region_name = options.weight_names(chosen)
+    pixel_weight = _as_weight(pixel_name, weight, input.shape[1])
+    region_weight = _as_weight(region_name, dice_weight, input.shape[1])
     scalar = chosen.reduction != "none"
     pixels = None if scalar else np.empty(target.shape, dtype=compute)
     gradient = np.empty_like(input)
@@ -148,7 +148,7 @@ def cross_entropy(
         (1.6094, [[0.5, 0.3, -0.8]])
     """
     chosen = options.cross_entropy(ignore_index, reduction, label_smoothing)
-    return _loss(input, target, chosen, weight, None, ("weight", "dice_weight"))
+    return _loss(input, target, chosen, weight, None)
 
 
 @overload
@@ -202,7 +202,7 @@ def focal_loss(
         ([0.00013, 1.86509], (2, 2))
     """
     chosen = options.focal_loss(gamma, ignore_index, reduction, pt)
-    return _loss(input, target, chosen, alpha, None, ("alpha", "dice_weight"))
+    return _loss(input, target, chosen, alpha, None)
 
 
 def dice_loss(
@@ -227,7 +227,7 @@ def dice_loss(
         (0.2668, (1, 2, 4))
     """
     chosen = options.dice_loss(smooth, average, per_sample, include_background, absent, ignore_index)
-    return _loss(input, target, chosen, None, weight, ("alpha", "weight"))
+    return _loss(input, target, chosen, None, weight)
 
 
 def dice_focal_loss(
@@ -260,7 +260,7 @@ def dice_focal_loss(
     focal = options.focal_loss(gamma, ignore_index, reduction, pt)
     dice = options.dice_loss(smooth, average, per_sample, include_background, absent, ignore_index)
     chosen = options.combined(focal, dice, lambda_focal, lambda_dice)
-    return _loss(input, target, chosen, alpha, dice_weight, ("alpha", "dice_weight"))
+    return _loss(input, target, chosen, alpha, dice_weight)
 
 
 def tversky_loss(
@@ -288,4 +288,4 @@ def tversky_loss(
         (0.2594, (1, 2, 4))
     """
     chosen = options.tversky_loss(alpha, beta, smooth, average, per_sample, include_background, absent, ignore_index)
-    return _loss(input, target, chosen, None, weight, ("alpha", "weight"))
+    return _loss(input, target, chosen, None, weight)

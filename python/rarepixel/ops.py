@@ -24,7 +24,7 @@ from ._autograd import Loss, Synchronised
 from ._calls import Call, Weight
 from ._tensors import compute_dtype, prepared
 from ._types import ClassWeights
-from .options import Options, spec
+from .options import Options, spec, weight_names
 
 # Whether to add up over ranks: False, True for the default group, or a group.
 Sync: TypeAlias = "bool | torch.distributed.ProcessGroup"
@@ -117,11 +117,10 @@ def loss(
     options: Options,
     weight: ClassWeights = None,
     dice_weight: ClassWeights = None,
-    weight_names: tuple[str, str] = ("weight", "dice_weight"),
     sync: Sync = False,
 ) -> Tensor:
-    """The loss that `options` describe, through autograd; `weight_names` are the weights' names in the user's call."""
-    return losses([input], target, [Term(options, weight, dice_weight, weight_names)], sync)[0]
+    """The loss that `options` describe, through autograd."""
+    return losses([input], target, [Term(options, weight, dice_weight, weight_names(options))], sync)[0]
 
 
 def losses(
@@ -164,14 +163,14 @@ def _elsewhere(
     options: Options,
     weight: ClassWeights,
     dice_weight: ClassWeights,
-    weight_names: tuple[str, str],
+    names: tuple[str, str],
     sync: Sync,
 ) -> Tensor:
     """One loss where it is not a matter of this process and its kernels alone."""
     if weight is not None:
-        weight = _as_weight(weight_names[0], weight, input)
+        weight = _as_weight(names[0], weight, input)
     if dice_weight is not None:
-        dice_weight = _as_weight(weight_names[1], dice_weight, input)
+        dice_weight = _as_weight(names[1], dice_weight, input)
     if sync is not False:
         return _synchronised(input, target, options, weight, dice_weight, sync)
     if input.device.type not in ("cpu", "cuda", "meta"):

@@ -81,6 +81,11 @@ def _expect_types(options: Options) -> None:
             raise ValueError(f"{name}: got {value}, expected an integer of 64 bits")
 
 
+def weight_names(options: Options) -> tuple[str, str]:
+    """What users call the weights of the pixel term and of the region term."""
+    return "alpha" if options.pixel == "focal" else "weight", "weight" if options.pixel == "none" else "dice_weight"
+
+
 def plain(name: str, value: Any) -> Any:
     """A number of torch or NumPy as one of Python's: it is read now, and does not change when that one does."""
     if type(value) in (bool, int, float, str):

@@ -22,15 +22,15 @@ static TEAM: OnceLock<Option<Team>> = OnceLock::new();
 /// The process that this library was loaded in.
 static LOADED: OnceLock<u32> = OnceLock::new();
 
-/// To be called when this library is loaded: torch may have begun its threads by then, and a child that joins it later has none of them.
-pub fn loaded() {
-    LOADED.get_or_init(std::process::id);
+/// That process, noted by the first call, which is to be when the library is loaded: torch may have begun its threads by then, and a child
+/// that joins it later has none of them.
+pub fn loaded() -> u32 {
+    *LOADED.get_or_init(std::process::id)
 }
 
 /// Use the OpenMP library of the torch that this process has loaded, from now on; whether there is one.
 pub fn join_torch() -> bool {
-    let process = *LOADED.get_or_init(std::process::id);
-    TEAM.get_or_init(|| Some(Team { parallel: find()?, process })).is_some()
+    TEAM.get_or_init(|| Some(Team { parallel: find()?, process: loaded() })).is_some()
 }
 
 /// torch's `GOMP_parallel`: looked up by way of torch, since a process may hold several OpenMP libraries.

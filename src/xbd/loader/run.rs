@@ -135,7 +135,8 @@ impl Run {
     ///
     /// # Safety
     ///
-    /// The memory must be as large as [`Self::memory_bytes`] says, aligned, and neither freed nor touched until the batch has come back from [`Self::next`] or the run has been closed.
+    /// The memory must be as large as [`Self::memory_bytes`] says, aligned, and neither freed nor touched until the batch has come back
+    /// from [`Self::next`] or the run has been closed.
     pub unsafe fn submit(&self, memory: Memory) -> bool {
         let mut state = self.shared.lock();
         let (number, samples) = (state.next, self.shared.shares.batch(state.next));
