@@ -8,8 +8,9 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch._C import _functorch
 
-from . import _calls, _core, _cuda, _memory, _tensors
+from . import _calls, _core, _cuda, _memory
 from ._calls import Call, Value
 from ._tensors import memory_format
 from .options import Options, spec
@@ -31,7 +32,7 @@ class Synchronised(torch.autograd.Function):
         call.sums = _calls.as_tensor(call.sums, input, call.options)
         rows, columns = _calls.sums_shape(input, call.options)
         torch.distributed.all_reduce(call.sums.view(-1)[: rows * columns], group=group)
-        if _tensors.on_cuda(input):
+        if call.on_cuda:
             weights = (call.weight, call.dice_weight)
             _cuda.forward(call.spec, input, target, *weights, cast(Tensor, value), call.sums, summed=True)
         else:
@@ -67,7 +68,7 @@ def _prepare_gradient(call: Call, input: Tensor, target: Tensor) -> None:
     pass, with the same result.
     """
     # On CUDA the incoming gradient is not known here without waiting for it.
-    if _tensors.on_cuda(input):
+    if call.on_cuda:
         return
     call.kept = not call.spec.one_pass and _keeps(input, target, call.options)
     if call.kept or call.spec.one_pass:
@@ -119,9 +120,7 @@ class Loss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        if torch._C._functorch.is_legacy_batchedtensor(grad_output) or torch._C._functorch.is_batchedtensor(
-            grad_output
-        ):
+        if _functorch.is_legacy_batchedtensor(grad_output) or _functorch.is_batchedtensor(grad_output):
             raise RuntimeError(
                 "rarepixel's losses have no batched backward pass (is_grads_batched=True, vectorize=True): "
                 "use rarepixel.reference"
@@ -134,7 +133,7 @@ class Loss(torch.autograd.Function):
             if gradient is not None and torch.is_grad_enabled():  # create_graph=True
                 gradient = DifferentiatedOnce.apply(gradient, saved[index], grad_output)
             gradients.append(gradient)
-        return *gradients, *(None for _ in ctx.calls)
+        return *gradients, *[None] * len(ctx.calls)
 
 
 ONCE = "rarepixel's losses can be differentiated once; for second derivatives use rarepixel.reference"

@@ -29,10 +29,22 @@ class Call:
     No tensor of the user's, nor the loss: autograd keeps this as long as the loss.
     """
 
-    __slots__ = ("dice_weight", "gradient", "kept", "labels", "options", "scale", "spec", "sums", "version", "weight")
+    __slots__ = (
+        "dice_weight",
+        "gradient",
+        "kept",
+        "labels",
+        "on_cuda",
+        "options",
+        "scale",
+        "spec",
+        "sums",
+        "version",
+        "weight",
+    )
 
-    def __init__(self, weight: Weight, dice_weight: Weight, options: Options) -> None:
-        self.weight, self.dice_weight, self.options = weight, dice_weight, options
+    def __init__(self, weight: Weight, dice_weight: Weight, options: Options, on_cuda: bool) -> None:
+        self.weight, self.dice_weight, self.options, self.on_cuda = weight, dice_weight, options, on_cuda
         self.spec = spec(options)
         self.version = _version(weight)
         # The gradient of a loss of one pass, for an incoming gradient of `scale`; of another one, the memory for it,
@@ -86,7 +98,7 @@ def forward(call: Call, input: Tensor, target: Tensor, known: _core.Labels | Non
 
     `known` is what an earlier call found of the same target.
     """
-    if _tensors.on_cuda(input):
+    if call.on_cuda:
         if _cuda.debugging() and target.ndim < input.ndim:
             _checks.check_labels(target, input.shape[1], call.options.ignore_index)
         loss = empty_loss(input, target, call.options)
@@ -115,7 +127,7 @@ def total(values: Sequence[Value], inputs: Sequence[Tensor]) -> Tensor:
         return added(cast(Sequence[Tensor], values))
     total, dtype = 0.0, torch.float32
     for value, input in zip(values, inputs, strict=True):
-        total += cast(float, value)
+        total += value  # type: ignore[assignment] # all are numbers if the first is
         if input.dtype == torch.float64:
             dtype = torch.float64
     return torch.scalar_tensor(total, dtype=dtype, device="cpu")
@@ -139,7 +151,7 @@ def backward(call: Call, input: Tensor, target: Tensor, grad_output: Tensor, gra
     if gradient is None:
         gradient = _memory.empty_like(input, memory_format(input))
     grad_output = foldable(grad_output, 1)
-    if _tensors.on_cuda(input):
+    if call.on_cuda:
         grad_output = grad_output.to(compute_dtype(input))
         if _version(call.weight) != call.version:
             raise RuntimeError(
@@ -215,6 +227,7 @@ def called(
 ) -> tuple[Tensor, Tensor, Call]:
     """The operands as the two passes read them."""
     input, target = prepared(input, target)
-    if _tensors.on_cuda(input):
+    on_cuda = _tensors.on_cuda(input)
+    if on_cuda:
         target, options = resized(input, target, options)
-    return input, target, Call(constants(weight, input), constants(dice_weight, input), options)
+    return input, target, Call(constants(weight, input), constants(dice_weight, input), options, on_cuda)

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import _C, Tensor
+from torch._C import _functorch
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
@@ -36,8 +37,8 @@ class Term(NamedTuple):
     options: Options
     weight: ClassWeights = None
     dice_weight: ClassWeights = None
-    weight_names: tuple[str, str] = ("weight", "dice_weight")
-    """What the weights are called in the user's call."""
+    weight_names: tuple[str, str] | None = None
+    """What the weights are called in the user's call, where it is not what the options say."""
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -47,8 +48,13 @@ def _in_transform() -> bool:
     """Whether a torch.func transform, forward-mode AD or torch.jit.trace is on: they see through plain torch only."""
     if is_compiling():  # which takes the others apart itself
         return forward_ad._current_level >= 0
-    traced = torch._C._is_tracing() or forward_ad._current_level >= 0
-    return traced or torch._C._functorch.peek_interpreter_stack() is not None
+    return _is_transformed()
+
+
+def _is_transformed() -> bool:
+    """The same where no compiler is at work."""
+    traced = _C._is_tracing() or forward_ad._current_level >= 0
+    return traced or _functorch.peek_interpreter_stack() is not None
 
 
 def _is_eager(input: Tensor) -> bool:
@@ -57,8 +63,8 @@ def _is_eager(input: Tensor) -> bool:
         not is_compiling()
         and type(input) in _PLAIN
         and (input.is_cpu or _tensors.on_cuda(input))
-        and not torch._C._len_torch_dispatch_stack()
-        and not _in_transform()
+        and not _C._len_torch_dispatch_stack()
+        and not _is_transformed()
     )
 
 
@@ -120,7 +126,7 @@ def loss(
     sync: Sync = False,
 ) -> Tensor:
     """The loss that `options` describe, through autograd."""
-    return losses([input], target, [Term(options, weight, dice_weight, weight_names(options))], sync)[0]
+    return losses([input], target, [Term(options, weight, dice_weight)], sync)[0]
 
 
 def losses(
@@ -134,17 +140,21 @@ def losses(
     if sync is not False or not all(map(_is_eager, inputs)):
         each = [_elsewhere(input, target, *term, sync) for input, term in zip(inputs, terms, strict=True)]
         return _calls.added(each), torch.stack([one.detach() for one in each]) if parts else None
-    maps, targets, calls = [], [], []
+    maps, targets, calls, wanted = [], [], [], False
     for input, (options, weight, dice_weight, names) in zip(inputs, terms, strict=True):
         input, labels = prepared(input, target)
-        weights = (_numbers(names[0], weight, input), _numbers(names[1], dice_weight, input))
-        if _tensors.on_cuda(input):
+        if weight is not None or dice_weight is not None:
+            names = names or weight_names(options)
+            weight, dice_weight = _numbers(names[0], weight, input), _numbers(names[1], dice_weight, input)
+        on_cuda = _tensors.on_cuda(input)
+        if on_cuda:
             labels, options = _calls.resized(input, labels, options)
         maps.append(input)
         targets.append(labels)
-        calls.append(Call(*weights, options))
+        calls.append(Call(weight, dice_weight, options, on_cuda))
+        wanted = wanted or input.requires_grad
     values: list[_calls.Value] = []
-    if torch.is_grad_enabled() and any(input.requires_grad for input in maps):
+    if wanted and torch.is_grad_enabled():
         total = Loss.apply(calls, values, *maps, *targets)
     else:
         for call, input, labels in zip(calls, maps, targets, strict=True):
@@ -163,10 +173,11 @@ def _elsewhere(
     options: Options,
     weight: ClassWeights,
     dice_weight: ClassWeights,
-    names: tuple[str, str],
+    names: tuple[str, str] | None,
     sync: Sync,
 ) -> Tensor:
     """One loss where it is not a matter of this process and its kernels alone."""
+    names = names or weight_names(options)
     if weight is not None:
         weight = _as_weight(names[0], weight, input)
     if dice_weight is not None:
@@ -212,7 +223,8 @@ def _synchronised(
     add_up = partial(torch.distributed.all_reduce, group=group)
     input, target = prepared(input, target)
     target, options = _calls.resized(input, target, options, add_up=add_up)
-    call = Call(_calls.constants(weight, input), _calls.constants(dice_weight, input), options)
+    weights = (_calls.constants(weight, input), _calls.constants(dice_weight, input))
+    call = Call(*weights, options, _tensors.on_cuda(input))
     result: Tensor = Synchronised.apply(input, target, call, group)
     return result
 

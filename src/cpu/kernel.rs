@@ -49,7 +49,7 @@ pub struct Params<T> {
     pub classes: usize,
     /// The pixel term.
     pub pixel: Option<PixelLoss>,
-    /// w_c; empty where all are 1.
+    /// w_c.
     pub weight: Vec<T>,
     /// sum_c w_c.
     pub weight_sum: f64,

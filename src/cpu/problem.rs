@@ -545,7 +545,7 @@ impl<'a> Problem<'a> {
 
     fn params<T: Element>(&self, row: &Coefficients) -> Params<T> {
         let convert = |values: &[f64]| values.iter().copied().map(T::from_f64).collect::<Vec<T>>();
-        let weight = self.weight.map(convert).unwrap_or_default();
+        let weight = self.weight.map_or_else(|| vec![T::from_f64(1.0); self.classes()], convert);
         let region_target: Vec<f64> = match self.target {
             Target::Index(_) => row.intersection.iter().zip(&row.prediction).map(|(a, b)| a + b).collect(),
             Target::Soft(..) => row.intersection.clone(),

@@ -2,7 +2,7 @@
 
 mod kept;
 
-use super::label::{Labels, Mixed, Uniform};
+use super::label::{Background, Labels, Mixed, Uniform};
 use super::{Bank, LaneSums, Mode, Params, Tile};
 use crate::cpu::simd::several::Several;
 use crate::cpu::simd::{Element, Vector};
@@ -59,9 +59,9 @@ unsafe fn run_for<V: Vector, M: Mode, const C: usize>(
         tile: *tile,
         classes,
         pixel: params.pixel,
-        weight: &params.weight,
-        region_target: &params.region_target,
-        region: &params.region,
+        weight: &params.weight[..classes],
+        region_target: if M::GRADIENT && M::REGION { &params.region_target[..classes] } else { &[] },
+        region: if M::GRADIENT && M::REGION { &params.region[..classes] } else { &[] },
         factor: V::splat(params.factor),
         weight_sum: V::splat(params.weight_sum),
         smooths: label_smoothing != 0.0,
@@ -89,6 +89,9 @@ unsafe fn run_for<V: Vector, M: Mode, const C: usize>(
                 let (first, labels) = (*tile.labels.add(i), V::load(tile.labels.add(i)));
                 if !V::all(labels.equals(V::splat_element(first))) {
                     pixels.register::<M>(i, number, e, Mixed::new(labels), &mut totals);
+                } else if C > 0 && first.to_f64() == 0.0 {
+                    // Most registers: where the compiler knows the class, unrolled loops over classes need not ask for it.
+                    pixels.register::<M>(i, number, e, Uniform(Background), &mut totals);
                 } else if first.to_f64() >= 0.0 && (first.to_f64() as usize) < classes {
                     pixels.register::<M>(i, number, e, Uniform(first.to_f64() as usize), &mut totals);
                 } else {
@@ -154,7 +157,7 @@ impl<V: Vector, const C: usize> Pixels<'_, V, C> {
     /// w_c.
     #[inline(always)]
     fn weight(&self, c: usize) -> V {
-        if self.weight.is_empty() { V::one() } else { V::splat_element(self.weight[c]) }
+        V::splat_element(self.weight[c])
     }
 
     /// The value times the incoming gradient of the register at `i`.

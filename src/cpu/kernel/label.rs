@@ -26,11 +26,35 @@ pub trait Labels<V: Vector>: Copy {
     fn write(self, classes: usize, target: impl Fn(usize) -> V, other: impl Fn(usize) -> V, write: impl Fn(usize, V));
 }
 
+/// A class, whose number the compiler may know.
+pub trait Class: Copy {
+    /// Its number.
+    fn index(self) -> usize;
+}
+
+impl Class for usize {
+    #[inline(always)]
+    fn index(self) -> usize {
+        self
+    }
+}
+
+/// Class 0, that of most pixels in most masks.
+#[derive(Clone, Copy)]
+pub struct Background;
+
+impl Class for Background {
+    #[inline(always)]
+    fn index(self) -> usize {
+        0
+    }
+}
+
 /// All pixels are valid and of this class.
 #[derive(Clone, Copy)]
-pub struct Uniform(pub usize);
+pub struct Uniform<K>(pub K);
 
-impl<V: Vector> Labels<V> for Uniform {
+impl<V: Vector, K: Class> Labels<V> for Uniform<K> {
     #[inline(always)]
     fn valid(self, value: V) -> V {
         value
@@ -44,20 +68,20 @@ impl<V: Vector> Labels<V> for Uniform {
     ) -> ([V; N], V) {
         let mut sum = V::zero();
         for c in 0..classes {
-            if c != self.0 {
+            if c != self.0.index() {
                 sum = fold(c, sum);
             }
         }
-        (value(self.0), sum)
+        (value(self.0.index()), sum)
     }
     #[inline(always)]
     fn add(self, bank: &mut Bank<'_, V::Element>, value: impl Fn(usize) -> V, _classes: usize) {
-        bank.set(self.0, bank.get::<V>(self.0) + value(self.0));
+        bank.set(self.0.index(), bank.get::<V>(self.0.index()) + value(self.0.index()));
     }
     #[inline(always)]
     fn write(self, classes: usize, target: impl Fn(usize) -> V, other: impl Fn(usize) -> V, write: impl Fn(usize, V)) {
         for c in 0..classes {
-            write(c, if c == self.0 { target(c) } else { other(c) });
+            write(c, if c == self.0.index() { target(c) } else { other(c) });
         }
     }
 }

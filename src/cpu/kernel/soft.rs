@@ -34,7 +34,7 @@ pub unsafe fn run<V: Vector, M: Mode>(
     let target = |c: usize, i: usize| unsafe { V::load(tile.soft.offset(c as isize * tile.soft_stride).add(i)) };
     let weighted = |c: usize, t: V| {
         let t = t.mul_add(V::splat(1.0 - label_smoothing), V::splat(label_smoothing / classes as f64));
-        if params.weight.is_empty() { t } else { t * V::splat_element(params.weight[c]) }
+        t * V::splat_element(params.weight[c])
     };
     for i in (0..tile.len).step_by(V::LANES) {
         // SAFETY: as above.
