@@ -148,8 +148,12 @@ fn batches() -> impl Strategy<Value = Batch> {
         let logit = prop_oneof![4 => -8f32..8.0, 1 => (-2i8..3).prop_map(f32::from)];
         let logits = prop::collection::vec(logit, samples * classes * pixels);
         let label = prop_oneof![4 => 0..classes as i64, 1 => Just(IGNORED)];
-        let labels = prop::collection::vec(label, samples * pixels);
-        (logits, labels).prop_map(move |(logits, labels)| Batch { samples, classes, pixels, logits, labels })
+        // In runs, too: kernels take whole registers of one class, or of ignored pixels, apart.
+        let labels = (prop::collection::vec(label, samples * pixels), prop::sample::select(vec![1usize, 12, 64]));
+        (logits, labels).prop_map(move |(logits, (labels, run))| {
+            let labels = (0..labels.len()).map(|i| labels[i / run]).collect();
+            Batch { samples, classes, pixels, logits, labels }
+        })
     })
 }
 
@@ -182,7 +186,7 @@ fn specs() -> impl Strategy<Value = LossSpec> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
     fn every_instruction_set_equals_the_plain_loops(mut batch in batches(), spec in specs()) {
