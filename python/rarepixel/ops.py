@@ -40,6 +40,9 @@ class Term(NamedTuple):
     weight_names: tuple[str, str] | None = None
     """What the weights are called in the user's call, where it is not what the options say."""
 
+    def names(self) -> tuple[str, str]:
+        return self.weight_names or weight_names(self.options)
+
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -138,13 +141,14 @@ def losses(
     if sync is not False:
         _check_sync(sync)
     if sync is not False or not all(map(_is_eager, inputs)):
-        each = [_elsewhere(input, target, *term, sync) for input, term in zip(inputs, terms, strict=True)]
+        each = [_elsewhere(input, target, term, sync) for input, term in zip(inputs, terms, strict=True)]
         return _calls.added(each), torch.stack([one.detach() for one in each]) if parts else None
     maps, targets, calls, wanted = [], [], [], False
-    for input, (options, weight, dice_weight, names) in zip(inputs, terms, strict=True):
+    for input, term in zip(inputs, terms, strict=True):
+        options, weight, dice_weight, _ = term
         input, labels = prepared(input, target)
         if weight is not None or dice_weight is not None:
-            names = names or weight_names(options)
+            names = term.names()
             weight, dice_weight = _numbers(names[0], weight, input), _numbers(names[1], dice_weight, input)
         on_cuda = _tensors.on_cuda(input)
         if on_cuda:
@@ -167,17 +171,10 @@ def losses(
     ).detach()
 
 
-def _elsewhere(
-    input: Tensor,
-    target: Tensor,
-    options: Options,
-    weight: ClassWeights,
-    dice_weight: ClassWeights,
-    names: tuple[str, str] | None,
-    sync: Sync,
-) -> Tensor:
+def _elsewhere(input: Tensor, target: Tensor, term: Term, sync: Sync) -> Tensor:
     """One loss where it is not a matter of this process and its kernels alone."""
-    names = names or weight_names(options)
+    options, weight, dice_weight, _ = term
+    names = term.names()
     if weight is not None:
         weight = _as_weight(names[0], weight, input)
     if dice_weight is not None:

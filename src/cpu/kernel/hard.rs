@@ -2,7 +2,7 @@
 
 mod kept;
 
-use super::label::{Background, Labels, Mixed, Uniform};
+use super::label::{Labels, Mixed, Uniform};
 use super::{Bank, LaneSums, Mode, Params, Tile};
 use crate::cpu::simd::several::Several;
 use crate::cpu::simd::{Element, Vector};
@@ -91,9 +91,9 @@ unsafe fn run_for<V: Vector, M: Mode, const C: usize>(
                     pixels.register::<M>(i, number, e, Mixed::new(labels), &mut totals);
                 } else if C > 0 && first.to_f64() == 0.0 {
                     // Most registers: where the compiler knows the class, unrolled loops over classes need not ask for it.
-                    pixels.register::<M>(i, number, e, Uniform(Background), &mut totals);
+                    pixels.register::<M>(i, number, e, Uniform::<true>(0), &mut totals);
                 } else if first.to_f64() >= 0.0 && (first.to_f64() as usize) < classes {
-                    pixels.register::<M>(i, number, e, Uniform(first.to_f64() as usize), &mut totals);
+                    pixels.register::<M>(i, number, e, Uniform::<false>(first.to_f64() as usize), &mut totals);
                 } else {
                     // Also what is no class: somebody may have changed the labels since they were counted.
                     pixels.ignored::<M>(i);

@@ -26,35 +26,12 @@ pub trait Labels<V: Vector>: Copy {
     fn write(self, classes: usize, target: impl Fn(usize) -> V, other: impl Fn(usize) -> V, write: impl Fn(usize, V));
 }
 
-/// A class, whose number the compiler may know.
-pub trait Class: Copy {
-    /// Its number.
-    fn index(self) -> usize;
-}
-
-impl Class for usize {
-    #[inline(always)]
-    fn index(self) -> usize {
-        self
-    }
-}
-
-/// Class 0, that of most pixels in most masks.
+/// All pixels are valid and of this class. Where the compiler is to see its number, `KNOWN` makes it a type of its own: what is called at two
+/// places may stay a function, as above.
 #[derive(Clone, Copy)]
-pub struct Background;
+pub struct Uniform<const KNOWN: bool>(pub usize);
 
-impl Class for Background {
-    #[inline(always)]
-    fn index(self) -> usize {
-        0
-    }
-}
-
-/// All pixels are valid and of this class.
-#[derive(Clone, Copy)]
-pub struct Uniform<K>(pub K);
-
-impl<V: Vector, K: Class> Labels<V> for Uniform<K> {
+impl<V: Vector, const KNOWN: bool> Labels<V> for Uniform<KNOWN> {
     #[inline(always)]
     fn valid(self, value: V) -> V {
         value
@@ -68,20 +45,20 @@ impl<V: Vector, K: Class> Labels<V> for Uniform<K> {
     ) -> ([V; N], V) {
         let mut sum = V::zero();
         for c in 0..classes {
-            if c != self.0.index() {
+            if c != self.0 {
                 sum = fold(c, sum);
             }
         }
-        (value(self.0.index()), sum)
+        (value(self.0), sum)
     }
     #[inline(always)]
     fn add(self, bank: &mut Bank<'_, V::Element>, value: impl Fn(usize) -> V, _classes: usize) {
-        bank.set(self.0.index(), bank.get::<V>(self.0.index()) + value(self.0.index()));
+        bank.set(self.0, bank.get::<V>(self.0) + value(self.0));
     }
     #[inline(always)]
     fn write(self, classes: usize, target: impl Fn(usize) -> V, other: impl Fn(usize) -> V, write: impl Fn(usize, V)) {
         for c in 0..classes {
-            write(c, if c == self.0.index() { target(c) } else { other(c) });
+            write(c, if c == self.0 { target(c) } else { other(c) });
         }
     }
 }
