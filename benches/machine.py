@@ -17,13 +17,16 @@ import torch
 import rarepixel as rp
 
 LIBRARIES = ("torch", "monai", "segmentation-models-pytorch", "kornia", "torchmetrics")
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def cpu() -> str:
-    """The processor's name."""
-    cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
-    return found[1] if found else platform.processor() or platform.machine()
+    """The processor's name, with the numbers of its kind: in a virtual machine the name may be that of several."""
+    lines = CPUINFO.read_text().splitlines() if CPUINFO.exists() else []
+    facts = dict(re.split(r"\s*:\s*", line, maxsplit=1) for line in lines if ":" in line)
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    kind = ", ".join(f"{key.removeprefix('cpu ')} {facts[key]}" for key in ("cpu family", "model") if key in facts)
+    return f"{name} ({kind})" if kind else name
 
 
 def _git(*arguments: str) -> str:
@@ -47,7 +50,7 @@ def _versions() -> Iterator[str]:
 def facts() -> dict[str, str]:
     """As they stand in each row of a CSV."""
     return {
-        "date": datetime.date.today().isoformat(),
+        "date": f"{_now():%Y-%m-%d %H:%M UTC}",
         "commit": commit(),
         "cpu": cpu(),
         "cpu_count": str(os.cpu_count()),
@@ -58,7 +61,11 @@ def facts() -> dict[str, str]:
     }
 
 
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.timezone.utc)
+
+
 def file_name(bench: str) -> str:
     """<date>-<cpu>-<bench>.csv: each bench writes tables of its own into the same folder."""
-    name = re.sub(r"\((r|tm|c)\)|@.*", "", cpu().lower())
-    return f"{datetime.date.today().isoformat()}-{re.sub(r'[^a-z0-9]+', '-', name).strip('-')}-{bench}.csv"
+    name = re.sub(r"\((r|tm|c)\)|@ *[\d.]+ghz", "", cpu().lower())
+    return f"{_now():%Y-%m-%d}-{re.sub(r'[^a-z0-9]+', '-', name).strip('-')}-{bench}.csv"

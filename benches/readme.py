@@ -29,8 +29,15 @@ DEFAULT = "default: the newest in benches/results."
 
 
 def newest(kind: str = "losses") -> Path | None:
-    """The latest table of benches/losses.py or benches/gpu.py that is kept; names begin with the date."""
-    return max((PROJECT / "benches" / "results").glob(f"*-{kind}.csv"), default=None)
+    """The latest table of benches/losses.py or benches/gpu.py that is kept."""
+    return max((PROJECT / "benches" / "results").glob(f"*-{kind}.csv"), key=_age, default=None)
+
+
+def _age(results: Path) -> tuple[str, str, str]:
+    """Rises with the time of the run: names begin with the day, and rows may tell the minute."""
+    with results.open(newline="") as file:
+        row = next(csv.DictReader(file), {})
+    return results.name[: len("2026-01-01")], row.get("date", ""), results.name
 
 
 def filled(text: str, results: Path | None, gpu_results: Path | None) -> str:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import machine
 import memory
 import peers
 import picture
@@ -254,3 +255,34 @@ def test_a_picture_needs_the_libraries(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="libraries"):
         picture.draw([one], "a processor", tmp_path / "bars.png")
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "name", "file"),
+    [
+        (
+            2 * "cpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n\n",
+            "AMD EPYC (family 25, model 17)",
+            "amd-epyc-family-25-model-17-losses.csv",
+        ),
+        (
+            "cpu family\t: 6\nmodel\t\t: 85\nmodel name\t: Intel(R) Xeon(R) CPU @ 2.00GHz\nflags\t: a b\n",
+            "Intel(R) Xeon(R) CPU @ 2.00GHz (family 6, model 85)",
+            "intel-xeon-cpu-family-6-model-85-losses.csv",
+        ),
+        ("processor\t: 0\nFeatures\t: fp asimd\n", None, None),  # Arm
+    ],
+)
+def test_processors_of_one_name_are_told_apart(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cpuinfo: str, name: str | None, file: str | None
+) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text(cpuinfo)
+    monkeypatch.setattr(machine, "CPUINFO", path)
+    if name is None:
+        assert "(" not in machine.cpu()
+        return
+    assert machine.cpu() == name
+    day, written = machine.file_name("losses")[:10], machine.file_name("losses")[11:]
+    assert written == file
+    assert machine.facts()["date"].startswith(day)

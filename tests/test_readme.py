@@ -205,6 +205,27 @@ class TestFigures:
         shown = picture.read_text()
         return [text for text in (facts["cpu"], *(f"{one.p50_ms:.3g}" for one in bars)) if text not in shown]
 
+    def test_the_newest_of_a_day_is_the_last_run(self, readme, monkeypatch, tmp_path: Path) -> None:
+        kept = tmp_path / "benches" / "results"
+        kept.mkdir(parents=True)
+        runs = {
+            "2026-01-02-z-losses.csv": "2026-01-02 08:00 UTC",
+            "2026-01-02-a-losses.csv": "2026-01-02 20:00 UTC",
+            "2026-01-02-old-losses.csv": "2026-01-02",  # before runs told their time
+            "2026-01-01-z-losses.csv": "2026-01-01 23:00 UTC",
+            "2026-01-03-z-loader.csv": "2026-01-03 08:00 UTC",
+        }
+        for name, date in runs.items():
+            (kept / name).write_text(f"section,date\nlibraries,{date}\n")
+        (kept / "2026-01-02-a-gpu.csv").write_text("loss\ncopy\n")  # these have no date inside
+        (kept / "2026-01-03-a-gpu.csv").write_text("loss\ncopy\n")
+        monkeypatch.setattr(readme, "PROJECT", tmp_path)
+        assert [readme.newest(kind).name for kind in ("losses", "gpu")] == [
+            "2026-01-02-a-losses.csv",
+            "2026-01-03-a-gpu.csv",
+        ]
+        assert readme.newest("nothing") is None
+
     def test_tables_are_made_from_the_csv(self, readme, results: Path, gpu_results: Path) -> None:
         text = readme.filled(README, results, gpu_results)
         assert readme.PENDING not in text
