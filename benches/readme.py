@@ -134,7 +134,7 @@ def _batch(row: dict[str, str]) -> str:
 def _about(one: Measurement, facts: dict[str, str], results: Path) -> str:
     return (
         f"Logits ({one.shape.replace(' x ', ', ')}) {one.dtype} and {one.target_dtype} labels, {one.threads} threads of"
-        f" {facts['cpu']} ({facts['cpu_capability']}, {facts['cpu_count']} cores), {facts['system']}: medians of"
+        f" {facts['cpu']}, {facts['cpu_capability']}, {facts['cpu_count']} cores, {facts['system']}: medians of"
         f" {one.rounds} rounds in which all take turns."
         f" Python {facts['python']}, {facts['versions'].replace(';', ',')}; commit {facts['commit']}, {facts['date']}."
         f" [All of it](benches/results/{results.name})."
