@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import datetime
-import re
 import statistics
 import subprocess
 import sys
@@ -162,6 +160,7 @@ def main() -> None:
         "cuda": torch.version.cuda,
         "rarepixel": rp.__version__,
         "commit": machine.commit(),
+        "date": machine.date(),
     }
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     print(f"copy bandwidth {bandwidth:.0f} GB/s")
@@ -171,7 +170,7 @@ def main() -> None:
             for label_dtype in (torch.uint8, torch.int64):
                 rows += bench_batch(shape, dtype, label_dtype, bandwidth, repeats, quick)
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{datetime.date.today()}-{re.sub(r'[^A-Za-z0-9]+', '-', card).strip('-').lower()}-gpu.csv"
+    path = RESULTS / machine.file_name("gpu", card)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, [*COLUMNS, *about, "copy_gb_s"])
         writer.writeheader()

@@ -50,7 +50,7 @@ def _versions() -> Iterator[str]:
 def facts() -> dict[str, str]:
     """As they stand in each row of a CSV."""
     return {
-        "date": f"{_now():%Y-%m-%d %H:%M UTC}",
+        "date": date(),
         "commit": commit(),
         "cpu": cpu(),
         "cpu_count": str(os.cpu_count()),
@@ -61,11 +61,12 @@ def facts() -> dict[str, str]:
     }
 
 
-def _now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.timezone.utc)
+def date() -> str:
+    """To the minute; the day comes first."""
+    return f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M UTC}"
 
 
-def file_name(bench: str) -> str:
-    """<date>-<cpu>-<bench>.csv: each bench writes tables of its own into the same folder."""
-    name = re.sub(r"\((r|tm|c)\)|@ *[\d.]+ghz", "", cpu().lower())
-    return f"{_now():%Y-%m-%d}-{re.sub(r'[^a-z0-9]+', '-', name).strip('-')}-{bench}.csv"
+def file_name(bench: str, device: str | None = None) -> str:
+    """<day>-<device>-<bench>.csv, the device being the processor if no other is told."""
+    name = re.sub(r"\((r|tm|c)\)|@ *[\d.]+ghz", "", (device or cpu()).lower())
+    return f"{date().split()[0]}-{re.sub(r'[^a-z0-9]+', '-', name).strip('-')}-{bench}.csv"

@@ -34,7 +34,7 @@ def newest(kind: str = "losses") -> Path | None:
 
 
 def _age(results: Path) -> tuple[str, str, str]:
-    """Rises with the time of the run: names begin with the day, and rows may tell the minute."""
+    """Rises with the time of the run: names begin with the day, and rows tell the minute, but for the oldest."""
     with results.open(newline="") as file:
         row = next(csv.DictReader(file), {})
     return results.name[: len("2026-01-01")], row.get("date", ""), results.name

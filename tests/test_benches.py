@@ -283,6 +283,8 @@ def test_processors_of_one_name_are_told_apart(
         assert "(" not in machine.cpu()
         return
     assert machine.cpu() == name
-    day, written = machine.file_name("losses")[:10], machine.file_name("losses")[11:]
-    assert written == file
+    written = machine.file_name("losses")
+    day = written[: len("2026-01-01")]
+    assert written == f"{day}-{file}"
     assert machine.facts()["date"].startswith(day)
+    assert machine.file_name("gpu", "NVIDIA H100 80GB HBM3") == f"{day}-nvidia-h100-80gb-hbm3-gpu.csv"

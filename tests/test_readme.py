@@ -217,7 +217,7 @@ class TestFigures:
         }
         for name, date in runs.items():
             (kept / name).write_text(f"section,date\nlibraries,{date}\n")
-        (kept / "2026-01-02-a-gpu.csv").write_text("loss\ncopy\n")  # these have no date inside
+        (kept / "2026-01-02-a-gpu.csv").write_text("loss\ncopy\n")  # nor did these
         (kept / "2026-01-03-a-gpu.csv").write_text("loss\ncopy\n")
         monkeypatch.setattr(readme, "PROJECT", tmp_path)
         assert [readme.newest(kind).name for kind in ("losses", "gpu")] == [
