@@ -7,7 +7,7 @@ use super::count::{Count, WrongLabel};
 use super::kernel::{self, LaneSums, Mode, Params, Tile};
 use super::labels;
 use super::pages;
-use super::simd::{self, Element, InstructionSet, MAX_LANES};
+use super::simd::{self, Element, InstructionSet, MAX_LANES, REGISTER_LANES};
 use super::transfer::{self, gather, scatter};
 use crate::loss::operands::Target;
 use crate::tensor::View;
@@ -126,7 +126,7 @@ pub fn run<T: Element, M: Mode>(
     let mut counts = vec![0; if job.counts { classes } else { 0 }];
     let soft = matches!(job.target, Target::Soft(..));
     let parts = if !(M::REDUCE && M::REGION) { 0 } else { 2 + usize::from(soft) };
-    scratch.sums.classes.resize(parts * classes, [0.0; MAX_LANES]);
+    scratch.sums.classes.resize(parts * classes, [0.0; REGISTER_LANES]);
     // What was kept is read once.
     let logits_in_place = in_place::<T>(&job.input) && (classes <= MOST_IN_PLACE || M::KEPT);
     let soft_in_place = matches!(&job.target, Target::Soft(view, _) if in_place::<T>(view));

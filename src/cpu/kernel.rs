@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 
 use super::ahead::Ahead;
 use super::aligned::Aligned;
-use super::simd::{Element, InstructionSet, MAX_LANES, Vector, Work};
+use super::simd::{Element, InstructionSet, MAX_LANES, REGISTER_LANES, Vector, Work};
 use crate::loss::spec::PixelLoss;
 
 /// Pixels in class-major order: class c of pixel i is at `logits + c * logits_stride + i`.
@@ -64,15 +64,15 @@ pub struct Params<T> {
 /// Sums over pixels, lane by lane, so that their order is fixed.
 pub struct LaneSums {
     /// The pixel loss.
-    pub loss: [f64; MAX_LANES],
+    pub loss: [f64; REGISTER_LANES],
     /// I_c for each class, then P_c, then (soft targets) T_c.
-    pub classes: Vec<[f64; MAX_LANES]>,
+    pub classes: Vec<[f64; REGISTER_LANES]>,
 }
 
 impl LaneSums {
     /// All zero, with `parts` sums for each class.
     pub fn new(classes: usize, parts: usize) -> Self {
-        Self { loss: [0.0; MAX_LANES], classes: vec![[0.0; MAX_LANES]; parts * classes] }
+        Self { loss: [0.0; REGISTER_LANES], classes: vec![[0.0; REGISTER_LANES]; parts * classes] }
     }
 
     /// The sums over the lanes, the pixel loss first; what is left is zero.

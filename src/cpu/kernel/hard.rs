@@ -7,6 +7,7 @@ use super::{Bank, LaneSums, Mode, Params, Tile};
 use crate::cpu::simd::several::Several;
 use crate::cpu::simd::{Element, Vector};
 use crate::loss::pixel::{Softmax, pixel_loss};
+use crate::loss::real::Real;
 use crate::loss::spec::PixelLoss;
 use crate::tensor::DType;
 
@@ -15,7 +16,7 @@ use crate::tensor::DType;
 const XBD_CLASSES: usize = 5;
 /// What is taken at a time: the chain from a softmax to its loss and gradient is long, and two of them side by side wait for less.
 type Wide<V> = Several<V, 2>;
-/// Of these, as many have their exponentials taken before the rest is done.
+/// Of these, as many have their exponentials taken before the rest is done, or fewer.
 pub const GROUP: usize = 2;
 
 /// A tile of class-index targets.
@@ -67,15 +68,17 @@ unsafe fn run_for<V: Vector, M: Mode, const C: usize>(
         smooths: label_smoothing != 0.0,
         label_smoothing: V::splat(label_smoothing),
     };
-    let mut totals = Totals { loss: V::zero(), intersection, prediction };
+    let mut totals = Totals::<V> { loss: V::Register::zero(), intersection, prediction };
     if M::REDUCE && M::REGION {
         for c in 0..classes {
-            totals.intersection.set(c, V::zero());
-            totals.prediction.set(c, V::zero());
+            totals.intersection.set(c, V::Register::zero());
+            totals.prediction.set(c, V::Register::zero());
         }
     }
-    for start in (0..tile.len).step_by(GROUP * V::LANES) {
-        let registers = ((tile.len - start) / V::LANES).min(GROUP);
+    // What was kept need not be waited for.
+    let group = if M::KEPT { 1 } else { GROUP };
+    for start in (0..tile.len).step_by(group * V::LANES) {
+        let registers = ((tile.len - start) / V::LANES).min(group);
         let mut numbers = [V::zero(); GROUP]; // m, or what was kept with the e_c
         for (r, number) in numbers.iter_mut().enumerate().take(registers) {
             let (i, e) = (start + r * V::LANES, e.part::<V>(r, classes));
@@ -105,8 +108,8 @@ unsafe fn run_for<V: Vector, M: Mode, const C: usize>(
         totals.loss.add_to(&mut sums.loss);
         if M::REGION {
             for c in 0..classes {
-                totals.intersection.get::<V>(c).add_to(&mut sums.classes[c]);
-                totals.prediction.get::<V>(c).add_to(&mut sums.classes[classes + c]);
+                totals.intersection.get::<V::Register>(c).add_to(&mut sums.classes[c]);
+                totals.prediction.get::<V::Register>(c).add_to(&mut sums.classes[classes + c]);
             }
         }
     }
@@ -128,10 +131,10 @@ struct Pixels<'a, V: Vector, const C: usize> {
     label_smoothing: V,
 }
 
-/// Sums over the pixels of a tile so far.
+/// Sums over the pixels of a tile so far, in one machine register each: stores are what the first pass of a region loss has most of.
 struct Totals<'a, V: Vector> {
     /// The pixel losses.
-    loss: V,
+    loss: V::Register,
     /// I_c.
     intersection: Bank<'a, V::Element>,
     /// P_c.
@@ -276,7 +279,7 @@ impl<V: Vector, const C: usize> Pixels<'_, V, C> {
                     loss = spread.mul_add(self.label_smoothing, loss);
                 }
                 loss = labels.valid(loss);
-                totals.loss = totals.loss + loss;
+                totals.loss = loss.add_up(totals.loss);
                 if !self.tile.loss.is_null() {
                     // SAFETY: the caller's promise; it is not null.
                     unsafe { loss.store(self.tile.loss.add(i)) };
@@ -287,7 +290,8 @@ impl<V: Vector, const C: usize> Pixels<'_, V, C> {
             let inverse = labels.valid(softmax.inverse);
             for c in 0..classes {
                 // What stands at an ignored pixel, nan and inf included, must not matter.
-                totals.prediction.set(c, labels.valid(e.get(c)).mul_add(inverse, totals.prediction.get(c)));
+                let valid = labels.valid(e.get::<V>(c));
+                totals.prediction.set(c, valid.add_products(inverse, totals.prediction.get(c)));
             }
             labels.add(&mut totals.intersection, |c| e.get::<V>(c) * inverse, classes);
         }

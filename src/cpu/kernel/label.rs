@@ -20,7 +20,7 @@ pub trait Labels<V: Vector>: Copy {
         value: impl Fn(usize) -> [V; N],
         fold: impl Fn(usize, V) -> V,
     ) -> ([V; N], V);
-    /// `bank[y] += value(y)` for each pixel's target class y.
+    /// `bank[y] += value(y)` for each pixel's target class y. The bank has a machine register for each class.
     fn add(self, bank: &mut Bank<'_, V::Element>, value: impl Fn(usize) -> V, classes: usize);
     /// `write(c, value)` for every class, with `target(c)` for pixels of the class and `other(c)` for the others; 0 if ignored.
     fn write(self, classes: usize, target: impl Fn(usize) -> V, other: impl Fn(usize) -> V, write: impl Fn(usize, V));
@@ -53,7 +53,7 @@ impl<V: Vector, const KNOWN: bool> Labels<V> for Uniform<KNOWN> {
     }
     #[inline(always)]
     fn add(self, bank: &mut Bank<'_, V::Element>, value: impl Fn(usize) -> V, _classes: usize) {
-        bank.set(self.0, bank.get::<V>(self.0) + value(self.0));
+        bank.set(self.0, value(self.0).add_up(bank.get::<V::Register>(self.0)));
     }
     #[inline(always)]
     fn write(self, classes: usize, target: impl Fn(usize) -> V, other: impl Fn(usize) -> V, write: impl Fn(usize, V)) {
@@ -108,8 +108,8 @@ impl<V: Vector> Labels<V> for Mixed<V> {
     fn add(self, bank: &mut Bank<'_, V::Element>, value: impl Fn(usize) -> V, classes: usize) {
         let mut class = V::zero();
         for c in 0..classes {
-            let so_far: V = bank.get(c);
-            bank.set(c, V::select(self.labels.equals(class), so_far + value(c), so_far));
+            let value = V::select(self.labels.equals(class), value(c), V::zero());
+            bank.set(c, value.add_up(bank.get::<V::Register>(c)));
             class = class + V::one();
         }
     }

@@ -103,6 +103,7 @@ impl SingleBits for F32x8 {
 impl Vector for F32x8 {
     type Element = f32;
     const LANES: usize = 8;
+    single_register!();
     #[inline(always)]
     fn splat_element(value: f32) -> Self {
         Self(intrinsics!(_mm256_set1_ps(value)))

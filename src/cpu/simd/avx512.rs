@@ -130,6 +130,7 @@ impl Tables for F32x16 {
 impl Vector for F32x16 {
     type Element = f32;
     const LANES: usize = 16;
+    single_register!();
     const TAKES_LANES: bool = true;
     #[inline(always)]
     fn take_lanes(self, mask: u16, lanes: &[i32; 16], from: Self) -> Self {

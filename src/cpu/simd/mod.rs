@@ -34,6 +34,21 @@ macro_rules! operators {
     };
 }
 
+/// The part of `Vector` that is about several registers, for one.
+macro_rules! single_register {
+    () => {
+        type Register = Self;
+        #[inline(always)]
+        fn add_up(self, sum: Self) -> Self {
+            sum + self
+        }
+        #[inline(always)]
+        fn add_products(self, factor: Self, sum: Self) -> Self {
+            self.mul_add(factor, sum)
+        }
+    };
+}
+
 #[cfg(target_arch = "x86_64")]
 pub mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -53,6 +68,8 @@ use crate::tensor::DType;
 
 /// Lanes of the widest [`Vector`], two registers of AVX-512: tiles are padded to a multiple of it.
 pub const MAX_LANES: usize = 32;
+/// Lanes of the widest machine register.
+pub const REGISTER_LANES: usize = 16;
 
 /// The types that losses are computed in.
 pub trait Element:
@@ -157,7 +174,13 @@ pub trait Vector: Real {
     const LANES: usize;
     /// How many machine registers they are in.
     const REGISTERS: usize = 1;
+    /// One of these.
+    type Register: Vector<Element = Self::Element>;
 
+    /// `sum` and each of the registers, one after the other.
+    fn add_up(self, sum: Self::Register) -> Self::Register;
+    /// `sum` and the products of each of the registers, likewise.
+    fn add_products(self, factor: Self, sum: Self::Register) -> Self::Register;
     /// The same element in every lane.
     fn splat_element(value: Self::Element) -> Self;
     /// Read `LANES` elements, aligned or not.

@@ -131,6 +131,7 @@ macro_rules! lanes {
         impl Vector for $name {
             type Element = $element;
             const LANES: usize = $lanes;
+            single_register!();
             #[inline(always)]
             fn splat_element(value: $element) -> Self {
                 Self([value; $lanes])

@@ -117,7 +117,23 @@ impl<V: Real, const N: usize> Real for Several<V, N> {
 impl<V: Vector, const N: usize> Vector for Several<V, N> {
     type Element = V::Element;
     const LANES: usize = N * V::LANES;
-    const REGISTERS: usize = N;
+    const REGISTERS: usize = N * V::REGISTERS;
+    type Register = V::Register;
+
+    #[inline(always)]
+    fn add_up(self, mut sum: V::Register) -> V::Register {
+        for i in 0..N {
+            sum = self.0[i].add_up(sum);
+        }
+        sum
+    }
+    #[inline(always)]
+    fn add_products(self, factor: Self, mut sum: V::Register) -> V::Register {
+        for i in 0..N {
+            sum = self.0[i].add_products(factor.0[i], sum);
+        }
+        sum
+    }
 
     #[inline(always)]
     fn splat_element(value: V::Element) -> Self {
@@ -167,5 +183,47 @@ impl<V: Vector, const N: usize> Vector for Several<V, N> {
             any |= V::any(mask[i]);
         }
         any
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::simd::{Element, InstructionSet, Work};
+
+    struct Check;
+
+    impl Work<f32> for Check {
+        type Output = ();
+        #[inline(always)]
+        fn run<V: Vector<Element = f32>>(self) {
+            type Six<V> = Several<Several<V, 2>, 3>;
+            assert_eq!((Six::<V>::REGISTERS, Six::<V>::LANES), (6, 6 * V::LANES));
+            let numbers: Vec<f32> = (0..6 * V::LANES).map(|i| i as f32).collect();
+            // SAFETY: there are as many numbers as lanes.
+            let all = unsafe { Six::<V>::load(numbers.as_ptr()) };
+            let half = <Six<V> as Vector>::Register::splat(0.5);
+            let lanes = |sum: <Six<V> as Vector>::Register| {
+                let mut lanes = vec![0.0; V::LANES];
+                // SAFETY: there is room for a register.
+                unsafe { sum.store(lanes.as_mut_ptr()) };
+                lanes
+            };
+            let sums = |of: fn(f32) -> f32| -> Vec<f32> {
+                (0..V::LANES)
+                    .map(|lane| numbers.iter().skip(lane).step_by(V::LANES).map(|&x| of(x)).sum::<f32>())
+                    .collect()
+            };
+            let more = |sums: Vec<f32>| sums.into_iter().map(|sum| sum + 0.5).collect::<Vec<_>>();
+            assert_eq!(lanes(all.add_up(half)), more(sums(|x| x)));
+            assert_eq!(lanes(all.add_products(all, half)), more(sums(|x| x * x)));
+        }
+    }
+
+    #[test]
+    fn registers_are_added_up_lane_by_lane() {
+        for set in InstructionSet::available() {
+            f32::dispatch(set, Check);
+        }
     }
 }
