@@ -81,7 +81,10 @@ pub fn pixel_loss<R: Real>(loss: PixelLoss, softmax: &Softmax<R>, log_sum: R, we
                 ProbabilityOfTarget::WeightedCrossEntropy => {
                     let s = weight * ce;
                     let (p, m1) = (-s).exp_and_m1();
-                    (s, -m1, p, R::one())
+                    // So that it makes no difference whether `PixelLoss::of_weight_one` was asked for.
+                    let plain = weight.equals(R::one());
+                    let u = R::select(plain, softmax.complement(), -m1);
+                    (s, u, R::select(plain, softmax.probability(), p), R::one())
                 }
             };
             // p_t s -> 0 as s -> inf, but 0 * inf is nan: bound s first.
@@ -192,6 +195,23 @@ mod tests {
                 assert_eq!(result.slope, 2.0);
             }
         }
+    }
+
+    #[test]
+    fn weight_one_gives_the_same_bits_either_way() {
+        for gamma in [0.0, 0.5, 1.0, 1.7, 2.0] {
+            let weighted = focal(gamma, ProbabilityOfTarget::WeightedCrossEntropy);
+            assert_eq!(weighted.of_weight_one(), focal(gamma, ProbabilityOfTarget::Softmax));
+            for z in [-200.0, -3.0, 0.1, 4.0, 30.0] {
+                let s = softmax(&[z, 0.3, -0.2], 0);
+                let both = [weighted, weighted.of_weight_one()].map(|loss| {
+                    let result = pixel_loss(loss, &s, s.log_sum(), 1.0);
+                    [result.loss, result.slope]
+                });
+                assert_eq!(both[0], both[1], "gamma {gamma} z {z}");
+            }
+        }
+        assert_eq!(CE.of_weight_one(), CE);
     }
 
     #[test]

@@ -28,6 +28,16 @@ pub enum PixelLoss {
     },
 }
 
+impl PixelLoss {
+    /// The same for a class of weight 1, whose p_t is p_y either way.
+    pub fn of_weight_one(self) -> Self {
+        match self {
+            Self::Focal { gamma, .. } => Self::Focal { gamma, pt: ProbabilityOfTarget::Softmax },
+            Self::CrossEntropy { .. } => self,
+        }
+    }
+}
+
 /// How pixel losses become the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reduction {

@@ -44,15 +44,16 @@ def test_focal_at_saturated_pixels(precision: Precision, gamma: float, pt: str) 
     assert gradient[:, 2].abs().max().item() == 0.0
 
 
+@pytest.mark.parametrize("alpha", [[1.0, 1.0], [1.0, 0.75]], ids=["one", "another"])  # of weight 1, p_t is p_y
 @pytest.mark.parametrize("pt", ["softmax", "weighted_ce"])
-def test_focal_at_a_small_probability_has_all_digits(pt: str) -> None:
+def test_focal_at_a_small_probability_has_all_digits(pt: str, alpha: list[float]) -> None:
     """k has p_t s in it: 1 - (1 - p_t) is not p_t where p_t is small, and s is large there."""
     margin = torch.arange(0.25, 60, 0.25)
     logits = torch.stack([margin, torch.zeros_like(margin)], 1).requires_grad_()
     target = torch.ones(len(margin), dtype=torch.long)
     truth_input = logits.detach().double().requires_grad_()
-    got = gradient_of(rp.focal_loss(logits, target, [1.0, 1.0], pt=pt, reduction="sum"), logits)
-    truth = gradient_of(rp.focal_loss(truth_input, target, [1.0, 1.0], pt=pt, reduction="sum"), truth_input)
+    got = gradient_of(rp.focal_loss(logits, target, alpha, pt=pt, reduction="sum"), logits)
+    truth = gradient_of(rp.focal_loss(truth_input, target, alpha, pt=pt, reduction="sum"), truth_input)
     torch.testing.assert_close(got.double(), truth, rtol=5e-7, atol=0)
 
 
@@ -410,3 +411,18 @@ def test_same_bits_for_any_number_of_threads(loss_fn: Loss, layout: torch.memory
     for loss, gradient in results[1:]:
         assert torch.equal(loss, results[0][0])
         assert torch.equal(gradient, results[0][1])
+
+
+@pytest.mark.parametrize("alpha", [None, [1.0, 5.0, 20.0]], ids=["unweighted", "weighted"])
+@pytest.mark.parametrize("pt", ["softmax", "weighted_ce"])
+def test_a_pixel_does_not_depend_on_the_labels_beside_it(pt: str, alpha: list[float] | None) -> None:
+    """Registers of one class go another way than those of several, and background of weight 1 yet another."""
+    torch.manual_seed(0)
+    logits = (4 * torch.randn(2, 3, 8, 64)).requires_grad_()
+    alike = torch.zeros(2, 8, 64, dtype=torch.uint8)
+    mixed = alike.clone()
+    mixed[..., 1::2] = torch.randint(1, 3, (2, 8, 32), dtype=torch.uint8)
+    losses = [rp.focal_loss(logits, target, alpha, pt=pt, reduction="none") for target in (alike, mixed)]
+    assert torch.equal(losses[0][..., ::2], losses[1][..., ::2])
+    gradients = [gradient_of(loss.sum(), logits) for loss in losses]
+    assert torch.equal(gradients[0][..., ::2], gradients[1][..., ::2])

@@ -16,7 +16,7 @@ use crate::tensor::DType;
 const XBD_CLASSES: usize = 5;
 /// What is taken at a time: the chain from a softmax to its loss and gradient is long, and two of them side by side wait for less.
 type Wide<V> = Several<V, 2>;
-/// Of these, as many have their exponentials taken before the rest is done, or fewer.
+/// Of these, as many have their exponentials taken before the rest is done.
 pub const GROUP: usize = 2;
 
 /// A tile of class-index targets.
@@ -75,32 +75,26 @@ unsafe fn run_for<V: Vector, M: Mode, const C: usize>(
             totals.prediction.set(c, V::Register::zero());
         }
     }
-    // What was kept need not be waited for.
-    let group = if M::KEPT { 1 } else { GROUP };
-    for start in (0..tile.len).step_by(group * V::LANES) {
-        let registers = ((tile.len - start) / V::LANES).min(group);
-        let mut numbers = [V::zero(); GROUP]; // m, or what was kept with the e_c
-        for (r, number) in numbers.iter_mut().enumerate().take(registers) {
-            let (i, e) = (start + r * V::LANES, e.part::<V>(r, classes));
-            // SAFETY: i + LANES <= len, and the bank holds GROUP registers for each class.
-            *number = unsafe { if M::KEPT { pixels.kept(i, e) } else { pixels.exponentials(i, e) } };
-        }
-        for (r, &number) in numbers.iter().enumerate().take(registers) {
-            let (i, e) = (start + r * V::LANES, e.part::<V>(r, classes));
-            // SAFETY: i + LANES <= len, and a label that becomes an address is below `classes`.
+    // SAFETY of both loops: i + LANES <= len, and the bank holds GROUP registers for each class.
+    if M::KEPT {
+        for i in (0..tile.len).step_by(V::LANES) {
+            // SAFETY: as above.
             unsafe {
-                let (first, labels) = (*tile.labels.add(i), V::load(tile.labels.add(i)));
-                if !V::all(labels.equals(V::splat_element(first))) {
-                    pixels.register::<M>(i, number, e, Mixed::new(labels), &mut totals);
-                } else if C > 0 && first.to_f64() == 0.0 {
-                    // Most registers: where the compiler knows the class, unrolled loops over classes need not ask for it.
-                    pixels.register::<M>(i, number, e, Uniform::<true>(0), &mut totals);
-                } else if first.to_f64() >= 0.0 && (first.to_f64() as usize) < classes {
-                    pixels.register::<M>(i, number, e, Uniform::<false>(first.to_f64() as usize), &mut totals);
-                } else {
-                    // Also what is no class: somebody may have changed the labels since they were counted.
-                    pixels.ignored::<M>(i);
-                }
+                let number = pixels.kept(i, e.part::<V>(0, classes));
+                pixels.labelled::<M>(i, number, e.part::<V>(0, classes), &mut totals);
+            }
+        }
+    } else {
+        for start in (0..tile.len).step_by(GROUP * V::LANES) {
+            let registers = ((tile.len - start) / V::LANES).min(GROUP);
+            let mut largest = [V::zero(); GROUP];
+            for (r, m) in largest.iter_mut().enumerate().take(registers) {
+                // SAFETY: as above.
+                *m = unsafe { pixels.exponentials(start + r * V::LANES, e.part::<V>(r, classes)) };
+            }
+            for (r, &m) in largest.iter().enumerate().take(registers) {
+                // SAFETY: as above.
+                unsafe { pixels.labelled::<M>(start + r * V::LANES, m, e.part::<V>(r, classes), &mut totals) };
             }
         }
     }
@@ -217,6 +211,29 @@ impl<V: Vector, const C: usize> Pixels<'_, V, C> {
         m
     }
 
+    /// The register of pixels at `i`, whose e_c are in the bank, by what its labels are; `number` is m, or what was kept with the e_c.
+    ///
+    /// # Safety
+    /// i + LANES <= len.
+    #[inline(always)]
+    unsafe fn labelled<M: Mode>(&self, i: usize, number: V, e: Bank<'_, V::Element>, totals: &mut Totals<'_, V>) {
+        // SAFETY: the caller's promise, and a label that becomes an address is below `classes`.
+        unsafe {
+            let (first, labels) = (*self.tile.labels.add(i), V::load(self.tile.labels.add(i)));
+            if !V::all(labels.equals(V::splat_element(first))) {
+                self.register::<M>(i, number, e, Mixed::new(labels), totals);
+            } else if C > 0 && first.to_f64() == 0.0 {
+                // Most registers: where the compiler knows the class, unrolled loops over classes need not ask for it.
+                self.register::<M>(i, number, e, Uniform::<true>(0), totals);
+            } else if first.to_f64() >= 0.0 && (first.to_f64() as usize) < self.classes() {
+                self.register::<M>(i, number, e, Uniform::<false>(first.to_f64() as usize), totals);
+            } else {
+                // Also what is no class: somebody may have changed the labels since they were counted.
+                self.ignored::<M>(i);
+            }
+        }
+    }
+
     /// A register of ignored pixels at `i`.
     ///
     /// # Safety
@@ -266,7 +283,11 @@ impl<V: Vector, const C: usize> Pixels<'_, V, C> {
         let mut k = V::zero();
         if M::PIXEL {
             let log_sum = softmax.log_sum();
-            let pixel = self.pixel.expect("the mode has a pixel term");
+            let mut pixel = self.pixel.expect("the mode has a pixel term");
+            if labels.class().is_some_and(|y| self.weight[y].to_f64() == 1.0) {
+                // Background, in most weightings: one exponential less.
+                pixel = pixel.of_weight_one();
+            }
             let result = pixel_loss(pixel, &softmax, log_sum, w_y);
             k = result.slope;
             if M::REDUCE {

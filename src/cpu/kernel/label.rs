@@ -11,6 +11,8 @@ use crate::cpu::simd::Vector;
 
 /// The target classes of a register of pixels.
 pub trait Labels<V: Vector>: Copy {
+    /// The class of all pixels, if they share one.
+    fn class(self) -> Option<usize>;
     /// The value, or 0 where the pixel is ignored.
     fn valid(self, value: V) -> V;
     /// The values of each pixel's target class, and the sum over its other classes, to which `fold` adds one.
@@ -32,6 +34,10 @@ pub trait Labels<V: Vector>: Copy {
 pub struct Uniform<const KNOWN: bool>(pub usize);
 
 impl<V: Vector, const KNOWN: bool> Labels<V> for Uniform<KNOWN> {
+    #[inline(always)]
+    fn class(self) -> Option<usize> {
+        Some(self.0)
+    }
     #[inline(always)]
     fn valid(self, value: V) -> V {
         value
@@ -81,6 +87,10 @@ impl<V: Vector> Mixed<V> {
 }
 
 impl<V: Vector> Labels<V> for Mixed<V> {
+    #[inline(always)]
+    fn class(self) -> Option<usize> {
+        None
+    }
     #[inline(always)]
     fn valid(self, value: V) -> V {
         if self.whole { value } else { V::select(self.valid, value, V::zero()) }
