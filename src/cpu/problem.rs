@@ -550,10 +550,11 @@ impl<'a> Problem<'a> {
             Target::Index(_) => row.intersection.iter().zip(&row.prediction).map(|(a, b)| a + b).collect(),
             Target::Soft(..) => row.intersection.clone(),
         };
-        let alike = weight.iter().all(|weight| weight.to_f64() == 1.0);
+        // The kernel asks where a register has one class; registers of several gain by this.
+        let all_one = weight.iter().all(|weight| weight.to_f64() == 1.0);
         Params {
             classes: self.classes(),
-            pixel: self.spec.pixel.map(|(pixel, _)| if alike { pixel.of_weight_one() } else { pixel }),
+            pixel: self.spec.pixel.map(|(pixel, _)| if all_one { pixel.of_weight_one() } else { pixel }),
             weight,
             weight_sum: self.weight.map_or(self.classes() as f64, |w| w.iter().sum()),
             factor: row.pixel,

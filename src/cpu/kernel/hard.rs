@@ -75,10 +75,9 @@ unsafe fn run_for<V: Vector, M: Mode, const C: usize>(
             totals.prediction.set(c, V::Register::zero());
         }
     }
-    // SAFETY of both loops: i + LANES <= len, and the bank holds GROUP registers for each class.
     if M::KEPT {
         for i in (0..tile.len).step_by(V::LANES) {
-            // SAFETY: as above.
+            // SAFETY: i + LANES <= len, and the bank holds a register for each class.
             unsafe {
                 let number = pixels.kept(i, e.part::<V>(0, classes));
                 pixels.labelled::<M>(i, number, e.part::<V>(0, classes), &mut totals);
@@ -89,11 +88,11 @@ unsafe fn run_for<V: Vector, M: Mode, const C: usize>(
             let registers = ((tile.len - start) / V::LANES).min(GROUP);
             let mut largest = [V::zero(); GROUP];
             for (r, m) in largest.iter_mut().enumerate().take(registers) {
-                // SAFETY: as above.
+                // SAFETY: i + LANES <= len, and the bank holds GROUP registers for each class.
                 *m = unsafe { pixels.exponentials(start + r * V::LANES, e.part::<V>(r, classes)) };
             }
             for (r, &m) in largest.iter().enumerate().take(registers) {
-                // SAFETY: as above.
+                // SAFETY: i + LANES <= len, as for its exponentials.
                 unsafe { pixels.labelled::<M>(start + r * V::LANES, m, e.part::<V>(r, classes), &mut totals) };
             }
         }
