@@ -213,6 +213,9 @@ def bench_batch(
     kept = torch.empty_like(batches[0][0], requires_grad=False)
     copies = cycle([lambda input=input: kept.copy_(input.detach()) for input, _ in batches])
     add("copy", "torch", {"backward_ms": milliseconds(copies, repeats)}, {"backward": 2 * logits_bytes})
+    # And a sum reads as much as a forward pass, but for the labels.
+    sums = cycle([lambda input=input: input.detach().sum() for input, _ in batches])
+    add("sum", "torch", {"forward_ms": milliseconds(sums, repeats)}, {"forward": logits_bytes})
     for name in LOSSES:
         plain: Loss = lambda input, target, name=name: getattr(reference, name)(input, target)  # noqa: E731
         implementations: dict[str, Loss] = {"rarepixel": getattr(rp, name), "torch": plain}

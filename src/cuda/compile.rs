@@ -26,9 +26,9 @@ fn sources(variant: &Variant) -> Vec<(&'static str, &'static str)> {
         list
     };
     match variant.source {
-        Source::Reduce => with(texts!["pixels.cuh" "reduce.cu"]),
+        Source::Reduce => with(texts!["stage.cuh" "pixels.cuh" "reduce.cu"]),
         Source::Gradient if variant.sizes == Sizes::Upsampled => with(texts!["slope.cuh" "upsampled_gradient.cu"]),
-        Source::Gradient => with(texts!["pixels.cuh" "slope.cuh" "gradient.cu"]),
+        Source::Gradient => with(texts!["stage.cuh" "pixels.cuh" "slope.cuh" "gradient.cu"]),
         Source::Confusion => texts!["number.cuh" "pass.cuh" "confusion.cu"],
         Source::Resize => texts!["number.cuh" "pass.cuh" "window.cuh" "resize.cu"],
         Source::Finish => texts!["number.cuh" "finish.cu"],

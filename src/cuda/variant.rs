@@ -89,7 +89,7 @@ fn max_classes(real: DType, soft: bool, sizes: Sizes) -> usize {
 }
 
 /// (threads a block, blocks a multiprocessor). Of 65536 registers this leaves each thread 85, 102, 128, 170 or all 255 that it may have: as few as the kernels
-/// do without spilling, because few classes need many threads to keep enough loads on their way. `costly`: with 5 classes label smoothing or a power of any exponent,
+/// do without spilling, because many threads keep many loads on their way (of few classes `kernels/stage.cuh` helps). `costly`: with 5 classes label smoothing or a power of any exponent,
 /// with more a region term, too.
 fn shape(input: DType, soft: bool, sizes: Sizes, classes: usize, costly: bool) -> (u32, u32) {
     let real = compute_type(input);

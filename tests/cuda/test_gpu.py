@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import rarepixel as rp
+from loss.test_parity import compare
 from rarepixel import doctor
+from support import LAYOUTS, PRECISIONS, Precision
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 
@@ -19,6 +21,20 @@ def batch(device: str = "cuda", dtype: torch.dtype = torch.float32) -> tuple[tor
 
 def test_the_doctor_is_content() -> None:
     assert [finding for finding in doctor.report() if not finding.ok] == []
+
+
+@pytest.mark.parametrize("label_dtype", [torch.uint8, torch.int64], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("precision", PRECISIONS, ids=str)
+def test_more_pixels_than_the_device_takes_at_a_time(
+    precision: Precision, layout: str, label_dtype: torch.dtype
+) -> None:
+    """A thread takes several turns, and has asked for the next one before it works on this one."""
+    generator = torch.Generator("cuda").manual_seed(9)
+    logits = torch.randn(3, 5, 640, 1000, generator=generator, device="cuda", dtype=torch.float64) * 3
+    labels = torch.randint(6, (3, 640, 1000), generator=generator, device="cuda")
+    chosen = {"ignore_index": 5, "reduction": "sum"}
+    compare("cross_entropy", precision, logits, labels.to(label_dtype), layout, chosen, "cuda")
 
 
 def test_nothing_waits_for_the_device() -> None:

@@ -49,8 +49,8 @@ def test_soft_targets_equal_the_reference(name: str, precision: Precision, data:
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("precision", PRECISIONS, ids=str)
 def test_whole_vectors(precision: Precision, layout: str, label_dtype: torch.dtype, cuda: str) -> None:
-    """Sizes and addresses that allow the widest loads, in more blocks than the device holds at a time."""
-    logits, labels = random_batch((3, 5, 32, 64), ignored=100)
+    """Sizes and addresses that allow the widest loads, in more blocks than the (emulated) device holds at a time."""
+    logits, labels = random_batch((3, 5, 64, 96), ignored=100)
     compare("dice_focal_loss", precision, logits, labels.to(label_dtype), layout, {"ignore_index": 100}, cuda)
 
 

@@ -18,12 +18,13 @@ from rarepixel import _cuda
 from support import replaced
 
 DIGEST = 32
+SECOND = 128  # from a fresh device to the one that reads what it left in the cache
 pytestmark = pytest.mark.usefixtures("emulator")
 
 
-def run(classes: int) -> None:
+def run(classes: int, dtype: torch.dtype = torch.float32) -> None:
     generator = torch.Generator().manual_seed(6)
-    logits = torch.randn(2, classes, 32, 48, generator=generator).requires_grad_()
+    logits = torch.randn(2, classes, 32, 48, generator=generator).to(dtype).requires_grad_()
     labels = torch.randint(classes, (2, 32, 48), generator=generator)
     rp.dice_focal_loss(logits, labels).backward()
     rp.metrics.ConfusionMatrix(classes).update(logits, labels)
@@ -40,19 +41,27 @@ def plant(folder: Path, kernel: str, change: Callable[[str], str]) -> None:
 
 
 def caught(
-    kernel: str, change: Callable[[str], str], classes: int, folder: Path, monkeypatch: pytest.MonkeyPatch, device: int
+    kernel: str,
+    change: Callable[[str], str],
+    operands: tuple[int, torch.dtype],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    device: int,
 ) -> str:
     monkeypatch.setenv("RAREPIXEL_CACHE_DIR", str(folder))
-    run(classes)  # fills the cache
+    run(*operands)  # fills the cache
     plant(folder, kernel, change)
-    monkeypatch.setattr(_cuda, "_place", lambda tensor: (device + 32, 0))
+    monkeypatch.setattr(_cuda, "_place", lambda tensor: (device + SECOND, 0))
     with pytest.raises(RuntimeError) as error:
-        run(classes)
+        run(*operands)
     return str(error.value)
 
 
 BARRIER = r"bar\.sync\s+0;"
+# Of the logits: of 32 bits in the first pass, and of all else into shared memory.
 VECTOR_LOAD = r"(ld\.global\.nc\.v4\.\w+\s+\{[^}]*\},\s*\[%rd\d+)(?:\+\d+)?\]"
+COPY = r"(cp\.async\.cg\.shared\.global \[%r\d+\]), \[(%rd\d+)\], 16;"
+# The kernel, the defect, the number of classes (with or without a dtype: float32), and what the emulator says.
 DEFECTS = {
     # Of few classes, and of more.
     **{
@@ -81,18 +90,40 @@ DEFECTS = {
     "dropped barrier in the gradient": ("gradient", replaced(BARRIER, "", 0), 5, "(race: |uninitialised)"),
     "dropped warp barrier": ("reduce", replaced(r"bar\.warp\.sync\s+-1;", "", 0), 40, "race: "),
     "out of bounds": (
-        "gradient",
+        "reduce",
         replaced(VECTOR_LOAD, r"\1+4096]", -1),
         5,
         "ILLEGAL_ADDRESS.*read outside of every tensor",
     ),
+    "a copy from out of bounds": (
+        "gradient",
+        replaced(COPY, r"add.s64 \2, \2, 4096; \1, [\2], 16;", 4),
+        5,
+        "ILLEGAL_ADDRESS.*read outside of every tensor",
+    ),
+    "a misaligned copy": (
+        "gradient",
+        replaced(COPY, r"add.s64 \2, \2, 4; \1, [\2], 16;", 0),
+        5,
+        "MISALIGNED_ADDRESS",
+    ),
+    **{
+        f"a copy that nobody waits for in the {kernel} of {dtype}": (
+            kernel,
+            replaced(r"cp\.async\.wait_all;", "", 0),
+            (5, dtype),
+            "race: an asynchronous copy",
+        )
+        for kernel, dtype in (("gradient", torch.float32), ("gradient", torch.bfloat16), ("reduce", torch.bfloat16))
+    },
+    "dropped barrier behind the last pixels": ("reduce", replaced(BARRIER, "", 1), (5, torch.bfloat16), "race: "),
     "out of bounds of shared memory": (
         "reduce",
         replaced(r"(ld\.shared\.\w+\s+%\w+, \[%r\d+)[^\]]*\]", r"\1+65536]", 0),
         5,
         "ILLEGAL_ADDRESS.*outside of shared memory",
     ),
-    "misaligned": ("gradient", replaced(VECTOR_LOAD, r"\1+4]", 0), 5, "MISALIGNED_ADDRESS"),
+    "misaligned": ("reduce", replaced(VECTOR_LOAD, r"\1+4]", 0), 5, "MISALIGNED_ADDRESS"),
     "uninitialised shared memory": (
         "reduce",
         replaced(r"st\.shared\.\w+\s+\[[^\]]*\], (?:0|0f00000000);", "", 0),
@@ -131,8 +162,9 @@ DEFECTS = {
 def test_planted_defects_are_caught(
     defect: str, fresh_device: int, cuda: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kernel, change, classes, message = DEFECTS[defect]
-    text = caught(kernel, change, classes, tmp_path, monkeypatch, fresh_device)
+    kernel, change, operands, message = DEFECTS[defect]
+    operands = operands if isinstance(operands, tuple) else (operands, torch.float32)
+    text = caught(kernel, change, operands, tmp_path, monkeypatch, fresh_device)
     assert re.search(message, text), text
 
 
@@ -143,7 +175,7 @@ def test_an_entry_that_the_driver_refuses_is_compiled_again(
     monkeypatch.setenv("RAREPIXEL_CACHE_DIR", str(tmp_path / "cache"))
     run(5)
     plant(tmp_path / "cache", "reduce", replaced(r"add\.f32", "frobnicate.f32", 0))
-    monkeypatch.setattr(_cuda, "_place", lambda tensor: (fresh_device + 32, 0))
+    monkeypatch.setattr(_cuda, "_place", lambda tensor: (fresh_device + SECOND, 0))
     monkeypatch.setenv("EMULATOR_LOG", str(tmp_path / "calls"))
     run(5)
     assert "unknown instruction: frobnicate.f32" in (tmp_path / "calls").read_text()

@@ -64,16 +64,6 @@ struct Sums {
   double intersection, prediction, truth;
 };
 
-// Each over the lanes of a warp, side by side: one after another, each would wait for every one of its steps.
-__device__ void warp_sums(double& x, double& y, double& z) {
-#pragma unroll
-  for (int offset = 16; offset > 0; offset >>= 1) {
-    x += __shfl_xor_sync(0xffffffffu, x, offset);
-    y += __shfl_xor_sync(0xffffffffu, y, offset);
-    z += __shfl_xor_sync(0xffffffffu, z, offset);
-  }
-}
-
 // One warp's view of one row. Every function gives the same value in all lanes.
 struct Row {
   const FinishArguments& a;
@@ -103,16 +93,16 @@ struct Row {
   __device__ Sums of(int c) const { return {intersection(c), prediction(c), truth(c)}; }
   // The weighted sums over the classes that a micro average is the ratio of.
   __device__ Sums micro() const {
-    Sums sums = {0, 0, 0};
+    double all[3] = {0, 0, 0};
 #pragma unroll 1
     for (int c = lane; c < a.classes; c += 32) {
       const double w = weight(c);
-      sums.intersection += w * intersection(c);
-      sums.prediction += w * prediction(c);
-      sums.truth += w * truth(c);
+      all[0] += w * intersection(c);
+      all[1] += w * prediction(c);
+      all[2] += w * truth(c);
     }
-    warp_sums(sums.intersection, sums.prediction, sums.truth);
-    return sums;
+    warp_sums(all);
+    return {all[0], all[1], all[2]};
   }
 };
 
@@ -144,18 +134,19 @@ __device__ double region_loss(const Row& row) {
 
 // The leading columns, each summed over all rows by one warp.
 struct Totals {
-  double loss = 0, weight = 0, valid = 0;
+  double loss, weight, valid;
 
   __device__ explicit Totals(const FinishArguments& a) {
     const Table sums = row_sums(a);
     const int columns = row_columns(a);
+    double all[LEADING] = {0, 0, 0};
 #pragma unroll 1
     for (int64 row = threadIdx.x % 32; row < a.rows; row += 32) {
-      loss += sums[row * columns];
-      weight += sums[row * columns + 1];
-      valid += sums[row * columns + 2];
+#pragma unroll
+      for (int i = 0; i < LEADING; ++i) all[i] += sums[row * columns + i];
     }
-    warp_sums(loss, weight, valid);
+    warp_sums(all);
+    loss = all[0], weight = all[1], valid = all[2];
   }
   // What the sum of pixel losses is multiplied with.
   __device__ double pixel_factor(const FinishArguments& a) const {
@@ -195,11 +186,19 @@ __device__ void add_up(const FinishArguments& a) {
     const Row row(a, r);
     const double nan = not_a_number();
     const bool wrong = column(1) != 0;
-    const auto count = [&](int c) { return column(2 + (parts - 1) * a.classes + c); };
-    const double valid = a.soft ? column(2 + parts * a.classes) : row.over_classes(count);
-    const double weight = a.mean_over_pixels
-                              ? valid
-                              : row.over_classes([&](int c) { return (a.weight ? (double)a.weight[c] : 1.0) * count(c); });
+    // Of shares of classes the number of valid pixels is a column of its own, and their mean does not ask for weights.
+    double pixels[2] = {0, 0};  // of classes, and by their weights
+    if (!a.soft || !a.mean_over_pixels) {
+#pragma unroll 1
+      for (int c = lane; c < a.classes; c += 32) {
+        const double count = column(2 + (parts - 1) * a.classes + c);
+        pixels[0] += count;
+        pixels[1] += (a.weight ? (double)a.weight[c] : 1.0) * count;
+      }
+    }
+    warp_sums(pixels);
+    const double valid = a.soft ? column(2 + parts * a.classes) : pixels[0];
+    const double weight = a.mean_over_pixels ? valid : pixels[1];
     if (lane == 0) {
       row.set(0, wrong ? nan : column(0));
       row.set(1, wrong ? nan : weight);
@@ -272,12 +271,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) finish(const Finis
   }
   if (lane == 0) region[warp] = sum;
   __syncthreads();
-  if (threadIdx.x != 0) return;
+  if (warp != 0) return;
+  const double all = a.region ? warp_sum(lane < WARPS ? region[lane] : 0.0) : 0;
+  if (lane != 0) return;
   double loss = factor == 0 ? 0 : factor * totals.loss;
-  if (a.region && a.rows > 0) {
-    double all = 0;
-    for (int i = 0; i < WARPS; ++i) all += region[i];
-    loss += a.region_factor * all / (double)a.rows;
-  }
+  if (a.region && a.rows > 0) loss += a.region_factor * all / (double)a.rows;
   *a.loss = (Real)loss;
 }

@@ -58,8 +58,25 @@ __device__ __forceinline__ float reciprocal(float x) {
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(x));
   return inverse;
 }
-// Bring what lies there to the L2.
-__device__ __forceinline__ void prefetch(const void* from) { asm volatile("prefetch.global.L2 [%0];" ::"l"(from)); }
+// Whether memory can be copied to shared memory while the thread goes on.
+#define COPIES_BEHIND (__CUDA_ARCH__ >= 800)
+// Copy 4, 8 or 16 bytes so. NEAR: by way of the first cache, where copies that share a sector meet; else 16 bytes go past it.
+template <int BYTES, bool NEAR> __device__ __forceinline__ void copy_behind(void* to, const void* from) {
+#if COPIES_BEHIND
+  const unsigned place = (unsigned)__cvta_generic_to_shared(to);
+  if (BYTES == 16 && !NEAR) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(place), "l"(from) : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(place), "l"(from), "n"(BYTES) : "memory");
+  }
+#endif
+}
+// Until all that this thread has asked for is there.
+__device__ __forceinline__ void wait_for_copies() {
+#if COPIES_BEHIND
+  asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
 // The kernel behind this one on the stream may start its blocks, once all of these have come so far: it is launched for that, and waits.
 __device__ __forceinline__ void let_kernel_behind_start() {
 #if __CUDA_ARCH__ >= 900
@@ -73,7 +90,9 @@ __device__ __forceinline__ void wait_for_kernel_before() {
 #endif
 }
 #else  // a host compiler with sanitizers: see tests/cuda/host
-inline void prefetch(const void*) {}
+#define COPIES_BEHIND 1
+template <int BYTES, bool> inline void copy_behind(void* to, const void* from) { host::copy_behind(to, from, BYTES); }
+inline void wait_for_copies() { host::wait_for_copies(); }
 inline void let_kernel_behind_start() {}
 inline void wait_for_kernel_before() {}
 inline float to_float(Half x) {
@@ -205,9 +224,16 @@ template <typename T, int N> __device__ __forceinline__ void store(T* to, const 
   }
 }
 
-// The sum over the lanes of a warp, the same bits in each of them.
-template <typename T> __device__ __forceinline__ T warp_sum(T x) {
+// Sums over the lanes of a warp, the same bits in each of them: side by side, since one after another each would wait for all of its steps.
+template <typename T, int N> __device__ __forceinline__ void warp_sums(T (&x)[N]) {
 #pragma unroll
-  for (int offset = 16; offset > 0; offset >>= 1) x += __shfl_xor_sync(0xffffffffu, x, offset);
-  return x;
+  for (int offset = 16; offset > 0; offset >>= 1) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) x[i] += __shfl_xor_sync(0xffffffffu, x[i], offset);
+  }
+}
+template <typename T> __device__ __forceinline__ T warp_sum(T x) {
+  T sum[1] = {x};
+  warp_sums(sum);
+  return sum[0];
 }

@@ -94,6 +94,16 @@ __device__ __forceinline__ int64 offset(const Strides& s, int64 sample, int64 pi
   return sample * s.sample + pixel * s.pixel;
 }
 
+// What lies at the pixels that a way comes to.
+__device__ __forceinline__ const Input* logits_at(const Arguments& a, const Way& way) {
+  return a.input + offset(a.input_strides, way.sample, way.pixel);
+}
+#ifdef LABEL
+__device__ __forceinline__ const LABEL* labels_at(const Arguments& a, const Way& way) {
+  return (const LABEL*)a.target + offset(a.target_strides, way.sample, way.pixel);
+}
+#endif
+
 #if CLASSES
 // The values of WIDTH pixels and all classes, in registers.
 template <typename T> struct Block {
@@ -104,10 +114,6 @@ template <typename T> struct Block {
   __device__ __forceinline__ void load_from(const T* from, const Strides& s) {
 #pragma unroll
     for (int c = 0; c < CLASSES; ++c) load<T, WIDTH>(from + place(c, s), value[c]);
-  }
-  static __device__ __forceinline__ void prefetch_from(const T* from, const Strides& s) {
-#pragma unroll
-    for (int c = 0; c < CLASSES; ++c) prefetch(from + place(c, s));
   }
   __device__ __forceinline__ void store_to(T* to, const Strides& s) const {
 #pragma unroll

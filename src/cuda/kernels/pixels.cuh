@@ -1,13 +1,15 @@
 // The way of a pass over its pixels: visit(logits, what the pixel should be, sample, pixel, inside, write) for each. With any number of
 // classes a block is one warp whose lanes visit together until the last is done: `inside` says whether a lane has a pixel. write(c, g) is for
-// a pass that STORES the gradient; upsampled logits have another way there, and no `write`.
+// a pass that STORES the gradient; upsampled logits have another way there, and no `write`. A `stage` that is used has been asked for the first
+// pixels.
 
 // What `Logits` weighs the classes with.
 #define CLASS_WEIGHTS [&](int c) { return weight_of(a, c); }
 #define SHARE_WEIGHTS [&](int c) { return class_mass(a, c, t(c)); }
 
 #if SIZES == 2  // columns of the target, from top to bottom
-template <bool STORES, typename Visit> __device__ __forceinline__ void each_pixel(const Arguments& a, const Way& way, const Visit& visit) {
+template <bool STORES, typename Visit, typename... Unused>
+__device__ __forceinline__ void each_pixel(const Arguments& a, const Way& way, const Visit& visit, const Unused&...) {
   for (int64 index = way.block; index < parts_of_a_row(a); index += a.blocks) {
     const Part part(a, way.row, index);
     const int64 x = part.strip * THREADS + threadIdx.x;
@@ -27,36 +29,26 @@ template <bool STORES, typename Visit> __device__ __forceinline__ void each_pixe
   }
 }
 #elif CLASSES
-// Whether the second pass asks the L2 for a thread's next pixels: with float it takes 1 to 5 % less time so. With 16 bits and int64 labels it takes
-// longer, as does a first pass, which only reads.
-enum { ASKS_AHEAD = FEW && sizeof(Input) == 4 };
-
-#if !SOFT
-__device__ __forceinline__ const LABEL* labels_at(const Arguments& a, const Way& way) {
-  return (const LABEL*)a.target + offset(a.target_strides, way.sample, way.pixel);
-}
-
-__device__ __forceinline__ void ask_for_next(const Arguments& a, Way way) {
-  way.next(a);
-  if (!way.more()) return;
-  Block<Input>::prefetch_from(a.input + offset(a.input_strides, way.sample, way.pixel), a.input_strides);
-  prefetch(labels_at(a, way));
-}
-#endif
-
-template <bool STORES, typename Visit> __device__ __forceinline__ void each_pixel(const Arguments& a, Way way, const Visit& visit) {
+template <bool STORES, typename Visit, typename Kind = Stage<false>>
+__device__ __forceinline__ void each_pixel(const Arguments& a, Way way, const Visit& visit, Kind* stage = nullptr) {
   for (; way.more(); way.next(a)) {
-    const Input* from = a.input + offset(a.input_strides, way.sample, way.pixel);
+    const Input* from = logits_at(a, way);
     Block<Input> block;
-    block.load_from(from, a.input_strides);
+    if (!Kind::USED) block.load_from(from, a.input_strides);
 #ifndef LABEL
     Block<Real> target;
     target.load_from((const Real*)a.target + offset(a.target_strides, way.sample, way.pixel), a.target_strides);
 #elif !SOFT
     int least = 0;
     LABEL labels[WIDTH];
-    load<LABEL, WIDTH>(labels_at(a, way), labels);
-    if (STORES && ASKS_AHEAD) ask_for_next(a, way);
+    if constexpr (Kind::USED) {
+      stage->take(block, labels);
+      Way next = way;
+      next.next(a);
+      ask(a, next, *stage);
+    } else {
+      load<LABEL, WIDTH>(labels_at(a, way), labels);
+    }
 #endif
 #pragma unroll
     for (int k = 0; k < WIDTH; ++k) {
@@ -102,7 +94,8 @@ template <bool STORES, typename Visit> __device__ __forceinline__ void each_pixe
   }
 }
 #else
-template <bool STORES, typename Visit> __device__ __forceinline__ void each_pixel(const Arguments& a, Way way, const Visit& visit) {
+template <bool STORES, typename Visit, typename... Unused>
+__device__ __forceinline__ void each_pixel(const Arguments& a, Way way, const Visit& visit, const Unused&...) {
   for (; __any_sync(0xffffffffu, way.more()); way.next(a)) {
     const bool inside = way.more();
     const Input* from = a.input + offset(a.input_strides, way.sample, way.pixel);

@@ -20,7 +20,7 @@ namespace {
 
 enum { SUCCESS = 0, INVALID_VALUE = 1, NOT_INITIALIZED = 3, INVALID_DEVICE = 101, INVALID_IMAGE = 200, INVALID_CONTEXT = 201, NO_BINARY_FOR_GPU = 209, INVALID_PTX = 218, NOT_FOUND = 500 };
 
-constexpr int DEVICES = 64;  // tests that plant something take a fresh one each
+constexpr int DEVICES = 256;  // tests that plant something take a fresh one each
 
 struct Module {
   std::map<std::string, emulator::Kernel> kernels;

@@ -114,10 +114,25 @@ void store(Warp& w, const Instruction& i, u32 mask) {
   });
 }
 
-// Hardware ignores an address that is none; here it has to be one.
-void prefetch(Warp& w, const Instruction& i, u32 mask) {
-  const auto& base = w.registers[i.from[0]];
-  lanes(mask, [&](int l) { w.launch->reach(w, l, i.space, base[l] + (u64)i.offset, 1, Access::READ); });
+// The bytes come when the thread waits for them: until then nobody may touch the place.
+void copy_behind(Warp& w, const Instruction& i, u32 mask) {
+  const auto &to = w.registers[i.from[0]], &from = w.registers[i.from[1]];
+  lanes(mask, [&](int l) {
+    const u32 place = (u32)to[l];
+    const uint8_t* source = w.launch->reach(w, l, Space::GLOBAL, from[l], i.bytes, Access::READ);
+    w.launch->reach(w, l, Space::SHARED, place, i.bytes, Access::WRITE);
+    for (u32 k = 0; k < i.bytes; ++k) w.launch->shared_shadow[place + k].under_way = true;
+    w.copies[l].push_back({place, source, i.bytes});
+  });
+}
+void wait_for_copies(Warp& w, const Instruction&, u32 mask) {
+  lanes(mask, [&](int l) {
+    for (const Copy& copy : w.copies[l]) {
+      for (u32 k = 0; k < copy.bytes; ++k) w.launch->shared_shadow[copy.to + k].under_way = false;
+      std::memcpy(w.launch->reach(w, l, Space::SHARED, copy.to, copy.bytes, Access::WRITE), copy.from, copy.bytes);
+    }
+    w.copies[l].clear();
+  });
 }
 
 // Lane after lane: the first source is the address, the second the operand. `red` has no result.
@@ -299,7 +314,8 @@ Table make_table() {
   t["unpack"] = unpack;
   t["ld"] = load<void>, t["ld.s8"] = load<int8_t>, t["ld.s16"] = load<s16>, t["ld.s32"] = load<s32>;
   t["st"] = store;
-  t["prefetch.global.L2"] = prefetch;
+  t["cp.async"] = copy_behind;
+  t["cp.async.wait_all"] = wait_for_copies;
   for (const char* base : {"atom", "red"}) {
     t[std::string(base) + ".add.u32"] = atomic_add<u32>, t[std::string(base) + ".add.u64"] = atomic_add<u64>;
   }

@@ -86,6 +86,7 @@ uint8_t* Launch::reach(Warp& warp, int lane, Space space, uint64_t address, uint
   const int me = (int)(block * threads) + warp.number * 32 + lane;
   for (uint32_t i = 0; i < bytes; ++i) {
     Cell& cell = cells[i];
+    if (cell.under_way) fault(warp, lane, LAUNCH_FAILED, "race: an asynchronous copy to shared memory is under way");
     if (access != Access::WRITE && space == Space::SHARED && cell.writer < 0) fault(warp, lane, LAUNCH_FAILED, "read of uninitialised shared memory");
     const bool several = cell.several_blocks || (cell.several_writers && cell.write_block == epoch);
     const bool after_another = several || unordered(cell.writer, cell.write_block, cell.write_warp, me, threads, *this, warp);
@@ -232,6 +233,7 @@ void run(const Kernel& kernel, uint32_t grid, uint32_t threads, const std::vecto
       warp.alive = lanes == 32 ? ~0u : (1u << lanes) - 1;
       warp.at_barrier = warp.waiting = warp.epoch = 0;
       warp.waited = false;
+      for (auto& copies : warp.copies) copies.clear();
       warp.pc.fill(0);
       for (const auto& [number, name] : kernel.specials) {
         for (uint32_t lane = 0; lane < 32; ++lane) {

@@ -27,6 +27,14 @@ struct Cell {
   bool several_readers = false;
   bool atomic = false;            // how it was last written
   bool several_writers = false, several_blocks = false;  // atomically, with no barrier in between
+  bool under_way = false;         // an asynchronous copy will write it
+};
+
+// An asynchronous copy that its thread has not waited for.
+struct Copy {
+  uint32_t to;          // in shared memory
+  const uint8_t* from;
+  uint32_t bytes;
 };
 
 // Memory that kernels may touch: what tensors occupy. Reads elsewhere are faults.
@@ -60,6 +68,7 @@ struct Warp {
   uint32_t alive = 0, at_barrier = 0, waiting = 0;  // waiting: for the other lanes of a warp-wide instruction
   int now = 0;                   // the instruction being done
   std::vector<std::array<uint64_t, 32>> registers;
+  std::array<std::vector<Copy>, 32> copies;
 
   void run();  // until every lane has ended or waits for a barrier
 };

@@ -179,12 +179,17 @@ class Builder {
     } else if ((base == "bar" || base == "barrier") && !has("warp")) {
       if (list.at(0) != "0" || list.size() != 1) throw std::runtime_error(line);
       instruction.kind = Kind::BARRIER;
-    } else if (base == "griddepcontrol") {
+    } else if (base == "griddepcontrol" || name == "cp.async.wait_all") {
       instruction.handler = find_handler(name);
-    } else if (base == "prefetch") {
-      instruction.space = Space::GLOBAL;
-      address(list.at(0), instruction);
-      instruction.handler = find_handler(name);
+    } else if (name == "cp.async.cg.shared.global" || name == "cp.async.ca.shared.global") {
+      for (int i = 0; i < 2; ++i) {
+        address(list.at(i), instruction);
+        if (instruction.offset) throw std::runtime_error(line);
+      }
+      instruction.bytes = (uint8_t)std::stoi(list.at(2));
+      const std::set<int> sizes = has("cg") ? std::set{16} : std::set{4, 8, 16};
+      if (!sizes.count(instruction.bytes)) throw std::runtime_error(line);
+      instruction.handler = find_handler("cp.async");
     } else if (base == "ld" || base == "st") {
       instruction.space = has("global") ? Space::GLOBAL : has("shared") ? Space::SHARED : has("param") ? Space::PARAM : Space::GENERIC;
       instruction.bytes = (uint8_t)bytes_of(parts.back());

@@ -15,6 +15,7 @@
 #else
 #include "axis.cuh"
 #endif
+#include "stage.cuh"
 #include "pixels.cuh"
 #include "reduce.cu"
 #include "slope.cuh"

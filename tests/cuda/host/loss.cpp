@@ -8,6 +8,7 @@
 #include "number.cuh"
 #include "pass.cuh"
 #include "softmax.cuh"
+#include "stage.cuh"
 #include "pixels.cuh"
 #include "reduce.cu"
 #include "slope.cuh"

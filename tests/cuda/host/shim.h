@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 #define __global__
 #define __device__
@@ -36,6 +37,18 @@ uint32_t ballot(bool value);
 int lane();
 // Calls kernel(arguments) in every thread of every block.
 void launch(unsigned grid, unsigned threads, void (*kernel)(const void*), const void* arguments);
+// What each thread of the block has asked for. It comes when the thread waits for it, and not before.
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes;
+};
+inline std::vector<Copy> copies[1024];
+inline void copy_behind(void* to, const void* from, size_t bytes) { copies[thread_index().x].push_back({to, from, bytes}); }
+inline void wait_for_copies() {
+  for (const Copy& copy : copies[thread_index().x]) std::memcpy(copy.to, copy.from, copy.bytes);
+  copies[thread_index().x].clear();
+}
 }  // namespace host
 
 #define threadIdx (host::thread_index())
