@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -52,6 +54,38 @@ def test_whole_vectors(precision: Precision, layout: str, label_dtype: torch.dty
     """Sizes and addresses that allow the widest loads, in more blocks than the (emulated) device holds at a time."""
     logits, labels = random_batch((3, 5, 64, 96), ignored=100)
     compare("dice_focal_loss", precision, logits, labels.to(label_dtype), layout, {"ignore_index": 100}, cuda)
+
+
+@pytest.mark.parametrize("label_dtype", [torch.uint8, torch.int64], ids=str)
+@pytest.mark.parametrize("precision", PRECISIONS[1:], ids=str)
+@pytest.mark.parametrize(
+    ("name", "classes", "chosen"),
+    [
+        ("dice_focal_loss", 5, {"per_sample": True}),
+        ("dice_loss", 2, {"average": "macro"}),
+        ("focal_loss", 3, {"reduction": "none"}),
+        ("cross_entropy", 7, {"weight": [1.0, 2.0, 0.5, 3.0, 1.0, 0.0, 1.5]}),
+    ],
+    ids=str,
+)
+def test_several_turns_of_all_blocks(
+    name: str, classes: int, chosen: dict[str, Any], precision: Precision, label_dtype: torch.dtype, cuda: str
+) -> None:
+    """On the emulator a thread asks for its next pixels while it works on those before."""
+    logits, labels = random_batch((3, classes, 64, 96), ignored=100)
+    options = {"ignore_index": 100, **chosen}
+    compare(name, precision, logits, labels.to(label_dtype), "contiguous", options, cuda)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("precision", PRECISIONS[1:], ids=str)
+def test_whole_vectors_without_copies_behind(
+    precision: Precision, layout: str, fresh_device: int, cuda: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compute capability 7.5 has none to shared memory."""
+    monkeypatch.setenv("EMULATOR_CAPABILITY", "75")
+    logits, labels = random_batch((3, 5, 64, 96), ignored=100)
+    compare("dice_focal_loss", precision, logits, labels, layout, {"ignore_index": 100}, cuda)
 
 
 @pytest.mark.parametrize("classes", [1, 2, 8, 9, 16, 17, 24, 25, 32, 33, 150])

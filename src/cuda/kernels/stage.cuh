@@ -1,5 +1,5 @@
-// The pixels that a thread takes next, on their way into shared memory while it works on those before: that takes no registers, and memory is
-// not left waiting. Each thread has places of its own, which no other touches, so there is no barrier. What it has read there comes before
+// The pixels that a thread takes next, on their way into shared memory while it works on those before: until it takes them they occupy no
+// registers, and memory is not left waiting. Each thread has places of its own, which no other touches, so there is no barrier. What it has read there comes before
 // what a copy that it starts later writes there, as in the pipelines of one thread that CUDA's library has.
 
 // N numbers of every thread. APART: those of one thread and of the next do not follow each other in memory.
@@ -28,8 +28,13 @@ template <bool> struct StageIf {
 };
 
 #if MASKED_LATER
-// Doubles, which few use, stay as they are. A copy has 4, 8 or 16 bytes.
-enum { CAN_STAGE = COPIES_BEHIND && FEW && sizeof(Input) <= 4 && WIDTH * sizeof(Input) >= 16 && WIDTH * sizeof(LABEL) >= 4 };
+// Only whole vectors of logits, with which the copies of labels have 4, 8 or 16 bytes, too. Doubles, which few use, stay as they are, and so
+// does what would leave a multiprocessor of 100 KB no room for its BLOCKS, of which each takes 1 KB for itself, and some for weights and coefficients.
+enum {
+  PLACES = (CLASSES * WIDTH * sizeof(Input) + WIDTH * sizeof(LABEL)) * THREADS,
+  HAVE_ROOM = (PLACES + 1024 + 128) * BLOCKS <= 100 << 10,
+  CAN_STAGE = COPIES_BEHIND && FEW && HAVE_ROOM && sizeof(Input) <= 4 && WIDTH * sizeof(Input) == 16
+};
 
 template <> struct StageIf<true> {
   enum { USED = 1 };

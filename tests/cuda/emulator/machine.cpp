@@ -164,6 +164,10 @@ void Warp::run() {
         break;
       }
       if (instruction.kind == Kind::EXIT) {
+        for (uint32_t m = mask; m; m &= m - 1) {
+          const int lane = __builtin_ctz(m);
+          if (!copies[lane].empty()) launch->fault(*this, lane, LAUNCH_FAILED, "a thread ends while its copy is under way");
+        }
         alive &= ~mask;
         move(group & ~mask, at + 1);
       } else if (instruction.kind == Kind::BARRIER) {

@@ -16,7 +16,7 @@
 #include "finish.h"
 
 int main() {
-  const int64 samples = 2, pixels = 5 * 64, classes = C;
+  const int64 samples = 2, pixels = 20 * 64, classes = C;  // several turns of all blocks
   const int blocks = 2;
   const double gamma = 2, lambda = 0.7, smooth = 1e-6;
   std::mt19937 random(1);
