@@ -331,6 +331,7 @@ def test_an_interrupt_in_the_first_call_of_a_process_is_one() -> None:
         import numpy as np, rarepixel as rp
         logits, target = np.zeros((8, 5, 1024, 1024), np.float32), np.zeros((8, 1024, 1024), np.uint8)
         matrix = rp.metrics.ConfusionMatrix(5)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in a shell's background
         threading.Timer(0.002, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
         try:
             for _ in range(1000):
