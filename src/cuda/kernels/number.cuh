@@ -193,6 +193,10 @@ template <typename T, int N> union Packed {
     union { unsigned short bits; T value; } half = {(unsigned short)(words[i / 2] >> 16 * (i % 2))};
     return half.value;
   }
+  __device__ __forceinline__ void unpack(T* to) const {
+#pragma unroll
+    for (int i = 0; i < SIZE; ++i) to[i] = get(i);
+  }
 };
 
 template <typename T, int N> __device__ __forceinline__ void load(const T* from, T (&to)[N]) {
@@ -201,8 +205,7 @@ template <typename T, int N> __device__ __forceinline__ void load(const T* from,
   for (int i = 0; i < N; i += P::SIZE) {
     P packed;
     packed.piece = __ldg(reinterpret_cast<const decltype(packed.piece)*>(from + i));
-#pragma unroll
-    for (int j = 0; j < P::SIZE; ++j) to[i + j] = packed.get(j);
+    packed.unpack(to + i);
   }
 }
 

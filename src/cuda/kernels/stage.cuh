@@ -1,6 +1,6 @@
 // The pixels that a thread takes next, on their way into shared memory while it works on those before: until it takes them they occupy no
-// registers, and memory is not left waiting. Each thread has places of its own, which no other touches, so there is no barrier. What it has read there comes before
-// what a copy that it starts later writes there, as in the pipelines of one thread that CUDA's library has.
+// registers, and memory is not left waiting. Each thread has places of its own, which no other touches, so there is no barrier. What it has
+// read there comes before what a copy that it starts later writes there, as in the pipelines of one thread that CUDA's library has.
 
 // N numbers of every thread. APART: those of one thread and of the next do not follow each other in memory.
 template <typename T, int N, bool APART> struct Places {
@@ -17,8 +17,7 @@ template <typename T, int N, bool APART> struct Places {
     for (int i = 0; i < PIECES; ++i) {
       P packed;
       packed.piece = piece[i][threadIdx.x];
-#pragma unroll
-      for (int j = 0; j < P::SIZE; ++j) to[i * P::SIZE + j] = packed.get(j);
+      packed.unpack(to + i * P::SIZE);
     }
   }
 };
